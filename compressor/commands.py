@@ -1,0 +1,170 @@
+"""The commands on single files; each is one call of compressor.single or compressor.unpacked."""
+
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing more.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="prune.density=0.02; several values are a sweep."),
+]
+DataDir = Annotated[
+    Path,
+    typer.Option("--data-dir", envvar="COMPRESSOR_DATA", metavar="DIR", help="Where the data sets lie."),
+]
+ModelName = Annotated[
+    str, typer.Option("--model", metavar="NAME", help="The network; default: the recipe's beside FILE.")
+]
+DataName = Annotated[
+    str, typer.Option("--data", metavar="NAME", help="The data; default: the recipe's beside FILE.")
+]
+Out = Annotated[Path, typer.Option("--out", metavar="FILE", help="The file to write.")]
+File = Annotated[Path, typer.Argument(metavar="FILE", show_default=False)]
+DATA: Final = Path("data")
+
+
+def after(command: str) -> None:
+    """Print the command that one would type next, the last line."""
+    typer.echo(f"next: {command}")
+
+
+def prune(
+    *,
+    out: Out,
+    method: Annotated[str, typer.Option("--method", metavar="NAME", help="See `compressor methods`.")],
+    density: Annotated[float, typer.Option("--density", metavar="D", help="Kept / prunable, in (0, 1].")],
+    model: ModelName = "",
+    weights: Annotated[
+        Path | None, typer.Option("--weights", metavar="FILE", help="Default: the random start.")
+    ] = None,
+    data: DataName = "",
+    scope: Annotated[str, typer.Option("--scope", help="global, layer or erk.")] = "global",
+    exclude: Annotated[
+        list[str] | None, typer.Option("--exclude", metavar="PATTERN", help="Weights to leave dense.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    data_dir: DataDir = DATA,
+    as_json: Json = False,
+) -> None:
+    """Prune a network by a scoring method and write it as a packed file."""
+    from compressor import printing, single
+
+    run = single.context(weights, data_dir, model=model, data=data, weights=weights, seed=seed)
+    sizes = single.prune_file(run, out, method=method, density=density, scope=scope, exclude=exclude or ())
+    printing.sizes(out, sizes, as_json)
+    if not as_json:
+        after(f"compressor tune --start-file {out} --recipe RECIPE --out tuned.safetensors")
+
+
+def tune(
+    *,
+    start_file: Annotated[
+        Path, typer.Option("--start-file", metavar="FILE", help="start.safetensors, or a pruned network.")
+    ],
+    out: Out,
+    recipe: Annotated[
+        str, typer.Option("--recipe", metavar="NAME|FILE", help="Default: the recipe.toml beside FILE.")
+    ] = "",
+    sets: Sets = None,
+    data_dir: DataDir = DATA,
+    as_json: Json = False,
+) -> None:
+    """Train a start, or a pruned network, under its mask by the recipe's tune stage."""
+    from compressor import printing, single
+    from compressor.progress import told
+
+    with told() as listen:
+        run = single.context(start_file, data_dir, recipe=recipe, sets=sets or (), on_event=listen)
+        sizes, accuracy = single.tune_file(run, start_file, out)
+    printing.sizes(out, sizes, as_json, accuracy=accuracy)
+    if not as_json:
+        after(f"compressor export {out} --out net.onnx")
+
+
+def pack(
+    *,
+    file: File,
+    out: Out,
+    mask: Annotated[
+        Path | None, typer.Option("--mask", metavar="FILE", help="A mask that was saved: True is kept.")
+    ] = None,
+    from_zeros: Annotated[bool, typer.Option("--mask-from-zeros", help="What is 0 is pruned.")] = False,
+    format: Annotated[  # noqa: A002
+        str, typer.Option("--format", help="auto, or one for all: dense, csr, bitmask, asni2.")
+    ] = "auto",
+    values: Annotated[
+        Literal["float16", "bfloat16"] | None, typer.Option("--values", help="Lossy: round the values.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the weights in FILE (safetensors, .pt, .pth, .th, packed) as a packed file."""
+    from compressor import printing, single
+
+    sizes = single.pack_file(file, out, mask=mask, from_zeros=from_zeros, format=format, values=values)
+    printing.sizes(out, sizes, as_json)
+    if not as_json:
+        after(f"compressor export {out} --model NAME --data NAME --out net.onnx")
+
+
+def unpack(
+    *,
+    file: File,
+    to: Annotated[Literal["safetensors", "npz-csr", "torch-csr"], typer.Option("--to")],
+    out: Out,
+) -> None:
+    """Write a packed file as what other tools read."""
+    from compressor.unpacked import unpack_file
+
+    unpack_file(file, to, out)
+    typer.echo(f"{out}: {out.stat().st_size:,} bytes")
+    after(
+        {
+            "safetensors": f"python -c \"import safetensors.torch as s; print(s.load_file('{out}').keys())\"",
+            "npz-csr": f"python -c \"import numpy; print(numpy.load('{out}').files)\"",
+            "torch-csr": f"python -c \"import torch; print(torch.load('{out}').keys())\"",
+        }[to]
+    )
+
+
+def export(
+    *,
+    file: File,
+    out: Annotated[Path, typer.Option("--out", metavar="NET.onnx")],
+    model: ModelName = "",
+    data: DataName = "",
+    encoding: Annotated[Literal["compact", "dense"], typer.Option("--encoding")] = "compact",
+    data_dir: DataDir = DATA,
+) -> None:
+    """Write a packed file as ONNX."""
+    from compressor import single
+
+    single.export_file(single.context(file, data_dir, model=model, data=data), file, out, encoding)
+    typer.echo(f"{out}: {out.stat().st_size:,} bytes")
+    after(f"compressor verify {file} {out}")
+
+
+def verify(
+    *,
+    file: File,
+    onnx: Annotated[Path, typer.Argument(metavar="NET.onnx", show_default=False)],
+    model: ModelName = "",
+    data: DataName = "",
+    samples: Annotated[str, typer.Option("--samples", help="For the float64 reference; or all.")] = "256",
+    runtimes: Annotated[
+        list[str] | None, typer.Option("--runtime", metavar="NAME", help="Only this one; may be repeated.")
+    ] = None,
+    data_dir: DataDir = DATA,
+    as_json: Json = False,
+) -> None:
+    """Prove that NET.onnx is the network in FILE. Exit code 5 if it is not."""
+    from compressor import printing, single
+
+    verdict = single.verify_file(
+        file, onnx, data_dir, model=model, data=data, samples=samples, runtimes=runtimes or ()
+    )
+    printing.verdict(verdict, as_json)
+    single.refuse(verdict)
+    if not as_json:
+        after(f"compressor show {onnx}")

@@ -1,0 +1,246 @@
+"""The figures of a report in words and numbers, as the terminal and the page both show them.
+
+Every function takes the report as it is in report.json; what is missing there is left out here, and said so.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+Report = Mapping[str, Any]
+
+CHECKS: Final = ("structure", "bits", "outputs", "decisions")
+# Times within 5 % are called as fast: a choice of words, the ratio stands beside it.
+EQUAL: Final = 0.05
+SIGMAS: Final = 8.0  # DESIGN 9: above this many sigma an output is not the reference's
+TIMES: Final = "\u00d7"
+SIGMA: Final = "\u03c3"
+NONE: Final = "\u2013"  # what stands where a figure is missing
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One of the three questions. tone: good, bad or plain."""
+
+    question: str
+    head: str
+    tone: str
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """Top-1 of one network of the run, with the standard error of a binomial share; both fractions."""
+
+    key: str
+    label: str
+    value: float
+    error: float | None
+
+    @property
+    def text(self) -> str:
+        """Percent, with the standard error where the number of test images is known."""
+        error = "" if self.error is None else f" ± {100 * self.error:.2f}"
+        return f"{100 * self.value:.2f}{error} %"
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One bar of a chart: share in 0..1 of the full width; kind: dense, ours or other."""
+
+    label: str
+    value: str
+    note: str
+    share: float
+    kind: str = "other"
+
+
+def size(count: float) -> str:
+    """Return bytes in decimal units, three digits."""
+    for unit, scale in (("MB", 1e6), ("kB", 1e3)):
+        if count >= 0.9995 * scale:
+            value = count / scale
+            return f"{value:,.0f} {unit}" if value >= 99.95 else f"{value:#.3g} {unit}"
+    return f"{count:.0f} B"
+
+
+def title(report: Report) -> str:
+    """Return network and data set."""
+    recipe = report.get("recipe") or {}
+    names = [(recipe.get(key) or {}).get("name") for key in ("model", "data")]
+    return " on ".join(name for name in names if name) or "a network"
+
+
+def shipped(report: Report) -> str:
+    """Name the network that ships: ASNI-II as deployed only where it was tied to two levels (DESIGN 2)."""
+    tune = (report.get("recipe") or {}).get("tune") or {}
+    if tune.get("enabled", True) and tune.get("tied"):
+        return "two-level network as shipped"
+    if tune.get("enabled", True) and tune.get("start") == "levels":
+        return "sparse network as shipped, trained freely from the ASNI-II start"
+    return "sparse network as shipped"
+
+
+def accuracies(report: Report) -> list[Accuracy]:
+    """Return every accuracy of the run in the order in which they came about."""
+    found = {key: value for key, value in (report.get("accuracy") or {}).items() if value is not None}
+    if "given" in found and found.get("dense") == found["given"]:
+        del found["dense"]
+    labels = {
+        "given": "network as given",
+        "dense": "dense network",
+        "pruned": "after pruning, before tuning",
+        "asni1": "ASNI-I, sparse network",
+        "final": shipped(report),
+    }
+    count = samples(report)
+    return [
+        Accuracy(key, label, found[key], math.sqrt(found[key] * (1 - found[key]) / count) if count else None)
+        for key, label in labels.items()
+        if key in found
+    ]
+
+
+def samples(report: Report) -> int:
+    """Return the number of test images that the accuracies were counted on, 0 if the report does not say."""
+    return report.get("accuracy_samples") or (report.get("data") or {}).get("test_samples") or 0
+
+
+def density(report: Report) -> str:
+    """Return kept over prunable, counted, with the share of all parameters beside it."""
+    found = report.get("density") or {}
+    if not found.get("total"):
+        return ""
+    kept, total, parameters = found["kept"], found["total"], found.get("all_parameters") or 0
+    text = f"density {100 * kept / total:.3g} %: {kept:,} of {total:,} prunable weights kept"
+    if parameters:
+        left = kept + parameters - total
+        text += (
+            f"; with biases and norms {left:,} of {parameters:,} parameters ({100 * left / parameters:.3g} %)"
+        )
+    return text
+
+
+def smaller(report: Report) -> Answer:
+    """Answer: is it smaller?"""
+    found, question = report.get("bytes") or {}, "Is it smaller?"
+    if not found.get("packed") or not found.get("dense"):
+        return Answer(question, "Not packed", "plain", ("The report holds no sizes.",))
+    dense, packed = found["dense"], found["packed"]
+    ratio = dense / packed
+    lines = [f"{size(dense)} dense → {size(packed)} packed, everything that loads it included"]
+    if found.get("gzip"):
+        lines.append(f"gzip of the dense file: {size(found['gzip'])}")
+    if found.get("bound"):
+        lines.append(
+            f"entropy bound: {size(found['bound'])}; the file is {packed / found['bound']:.2f}{TIMES} of it"
+        )
+    if found.get("onnx_compact") and found.get("onnx_dense"):
+        lines.append(f"ONNX: {size(found['onnx_dense'])} dense → {size(found['onnx_compact'])} compact")
+    if found.get("max_error"):
+        lines.append(f"stored with loss: the largest error of a weight is {found['max_error']:.2g}")
+    return Answer(
+        question,
+        f"{ratio:.3g}{TIMES} smaller" if ratio > 1 else "No",
+        "good" if ratio > 1 else "bad",
+        tuple(lines),
+    )
+
+
+def same(report: Report) -> Answer:
+    """Answer: is it the same network?"""
+    found, question = report.get("verification") or {}, "Is it the same network?"
+    if "passed" not in found:
+        return Answer(
+            question, "Not verified", "plain", ("No export of this run was compared with its packed file.",)
+        )
+    checks = found.get("checks") or []
+    if not found["passed"]:
+        messages = [check["message"] for check in checks if not check.get("passed") and check.get("message")]
+        return Answer(question, "No: verification failed", "bad", tuple(messages or ["No check says why."]))
+    rows = [row for row in found.get("runtimes") or [] if row.get("ran")]
+    names = {check["check"] for check in checks}
+    lines = []
+    if "bits" in names:
+        lines.append("Every tensor is bit-identical to the packed file's, decoded twice")
+    ratios = [row["ratio"] for row in rows if row.get("ratio") is not None]
+    if ratios:
+        lines.append(
+            f"Outputs: at most {max(ratios):.2g} {SIGMA} of rounding from the reference; {SIGMAS:g} allowed"
+        )
+    agreements = [row["agreement"] for row in rows if row.get("agreement") is not None]
+    if agreements:
+        lines.append(f"Decisions: {100 * min(agreements):.6g} % agree with the reference")
+    lines += [f"Not checked: {name}" for name in CHECKS if name not in names]
+    runtimes = f"on {len(rows)} runtime{'s' if len(rows) != 1 else ''}" if rows else "on no runtime"
+    return Answer(question, f"Yes, verified {runtimes}", "good", tuple(lines))
+
+
+def faster(report: Report) -> Answer:
+    """Answer: is it faster?"""
+    question = "Is it faster?"
+    timed = [(row["milliseconds_dense"] / row["milliseconds"], row) for row in _timed(report)]
+    if not timed:
+        return Answer(question, "Not measured", "plain", ("No runtime was timed beside the dense network.",))
+    lines = tuple(
+        f"{row['runtime']}: {milliseconds(row['milliseconds'])},"
+        f" dense {milliseconds(row['milliseconds_dense'])} ({speed:.2f}{TIMES})"
+        for speed, row in timed
+    )
+    best, row = max(timed, key=lambda pair: pair[0])
+    if best > 1 + EQUAL:
+        return Answer(question, f"{best:.2f}{TIMES} on {row['runtime']}", "good", lines)
+    head = "No: as fast as dense" if best >= 1 - EQUAL else f"No: {best:.2f}{TIMES} at best"
+    why = "Nothing here gains time from the zeros; what is gained is size."
+    return Answer(question, head, "plain", (*lines, why))
+
+
+def milliseconds(value: float | None) -> str:
+    """Return a time in three digits."""
+    return NONE if value is None else f"{value:.3g} ms"
+
+
+def files(report: Report) -> list[Bar]:
+    """Return the files of the run beside the dense one."""
+    found = report.get("bytes") or {}
+    rows = (
+        ("dense", "dense safetensors", "dense"),
+        ("gzip", "the same, gzip -6", "other"),
+        ("packed", "packed file", "ours"),
+        ("onnx_dense", "ONNX, dense", "dense"),
+        ("onnx_compact", "ONNX, compact", "ours"),
+    )
+    return _bars(
+        [(label, found[key], kind) for key, label, kind in rows if found.get(key)], found.get("dense")
+    )
+
+
+def formats(report: Report) -> list[Bar]:
+    """Return what the whole file weighs in each format, beside the entropy bound."""
+    found = report.get("bytes") or {}
+    rows = [
+        (f"all in {name}", count, "other")
+        for name, count in (found.get("formats") or {}).items()
+        if name != "dense"
+    ]
+    rows += [(label, found[key], kind) for key, label, kind in _SHIPPED if found.get(key)]
+    return _bars(sorted(rows, key=lambda row: -row[1]), found.get("bound"))
+
+
+_SHIPPED: Final = (("packed", "packed file", "ours"), ("bound", "entropy bound", "dense"))
+
+
+def _bars(rows: Sequence[tuple[str, float, str]], unit: float | None) -> list[Bar]:
+    most = max((count for _, count, _ in rows), default=1)
+    return [
+        Bar(label, size(count), f"{count / unit:.3g}{TIMES}" if unit else "", count / most, kind)
+        for label, count, kind in rows
+    ]
+
+
+def _timed(report: Report) -> list[Mapping[str, Any]]:
+    rows = (report.get("verification") or {}).get("runtimes") or []
+    return [
+        row for row in rows if row.get("ran") and row.get("milliseconds") and row.get("milliseconds_dense")
+    ]

@@ -1,0 +1,111 @@
+"""Which weights lie on a path from input to output, and the guard against collapsed masks (DESIGN §3)."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compressor.errors import InputError
+from compressor.weights import fit
+
+_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+
+
+def example_inputs(data: Any) -> tuple[Tensor, ...]:
+    """Return one small batch of inputs from what methods take as `data`.
+
+    data: (x, y), ((x1, x2), y), an iterable of such batches, x alone, or a shape without the batch.
+    Raises InputError for anything else.
+    """
+    if isinstance(data, Tensor):
+        return (data[:2],)
+    if isinstance(data, Sequence) and data and all(isinstance(size, int) for size in data):
+        return (torch.ones(2, *data),)
+    if isinstance(data, tuple) and len(data) == 2 and isinstance(data[1], Tensor):
+        inputs = data[0] if isinstance(data[0], tuple | list) else (data[0],)
+        if all(isinstance(x, Tensor) for x in inputs):
+            return tuple(x[:2] for x in inputs)
+    try:
+        first = next(iter(data))
+    except (TypeError, StopIteration):
+        raise InputError("data: not a batch (x, y), an iterable of batches, inputs x or a shape") from None
+    if first is data or isinstance(first, int | float | str):
+        raise InputError("data: not a batch (x, y), an iterable of batches, inputs x or a shape")
+    return example_inputs(tuple(first) if isinstance(first, list) else first)
+
+
+def reach(model: nn.Module, mask: Mapping[str, Tensor], inputs: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Return {name: bool tensor of the weight's shape}: where a kept weight lies, or would lie, on a path.
+
+    A path leads from input to output through weights that the mask keeps. On a float64 copy whose weights are
+    positive random numbers under the mask, dR/dw is the sum over the paths through w without w itself, as in
+    SynFlow (Tanaka et al. 2020, eq. 3). Random rather than equal numbers, because a normalisation over equal
+    features is 0 everywhere; each layer divided by its largest row sum, so that depth does not overflow.
+    The caller's module and the global random state are untouched.
+    """
+    probe = copy.deepcopy(model).to("cpu", torch.float64).eval()
+    weights = fit(probe, mask)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for module in probe.modules():
+            if isinstance(module, _NORMS):
+                module.reset_parameters()
+        for name, parameter in probe.named_parameters():
+            if name.endswith("bias"):
+                parameter.zero_()
+            elif parameter.dim() >= 2:
+                parameter.copy_(_positive(parameter, generator))
+        for name, weight in weights.items():
+            weight.mul_(mask[name].cpu())
+        for parameter in probe.parameters():
+            if parameter.dim() >= 2:
+                parameter.div_(parameter.flatten(1).sum(1).max().clamp_min(1e-300))
+        examples = [_positive(x, generator) if x.is_floating_point() else x.cpu() for x in inputs]
+    for parameter in probe.parameters():
+        parameter.requires_grad_(True)
+    with torch.enable_grad():
+        total = _scalar(probe(*examples))
+        gradients = torch.autograd.grad(total, list(weights.values()), allow_unused=True)
+    return {
+        name: torch.zeros_like(weight, dtype=torch.bool) if gradient is None else gradient != 0
+        for (name, weight), gradient in zip(weights.items(), gradients, strict=True)
+    }
+
+
+def _positive(like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.rand(like.shape, generator=generator, dtype=torch.float64) + 0.5
+
+
+def _scalar(outputs: Any) -> Tensor:
+    """Sum every floating output with unequal coefficients: a softmax sums to 1 and would hide its flow."""
+    if isinstance(outputs, Tensor):
+        coefficients = torch.linspace(1, 2, outputs.numel(), dtype=outputs.dtype).view(outputs.shape)
+        return (outputs * coefficients).sum()
+    values = outputs.values() if isinstance(outputs, Mapping) else outputs
+    parts = [_scalar(value) for value in values if isinstance(value, Tensor | Mapping | tuple | list)]
+    return torch.stack(parts).sum()
+
+
+def guard(model: nn.Module, mask: Mapping[str, Tensor], data: Any) -> None:
+    """Refuse a mask through which nothing can flow. Raises InputError that names the layers.
+
+    With data or a shape the whole graph is probed, so an emptied branch beside a living one is fine; without,
+    a mask that empties a layer is refused.
+    """
+    if data is None:
+        empty = [name for name, kept in mask.items() if not bool(kept.any())]
+        if empty:
+            raise InputError(
+                f"layer collapse: nothing is kept in {', '.join(empty)}; raise the density, try another scope, "
+                "or give data= (a batch or an input shape), which would prove another path"
+            )
+        return
+    reached = reach(model, mask, example_inputs(data))
+    if not any(bool((reached[name] & kept.cpu()).any()) for name, kept in mask.items()):
+        empty = [name for name, kept in mask.items() if not bool(kept.any())] or list(mask)
+        raise InputError(
+            f"layer collapse: nothing can flow from input to output, cut at {', '.join(empty)}; "
+            "raise the density or try another scope"
+        )

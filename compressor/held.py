@@ -1,0 +1,114 @@
+"""Masks that stay: a pruned weight is exactly +0.0 after every step, and so is its optimiser state.
+
+The optimisers of the SGD and Adam families map a zero weight with zero state and zero gradient to a zero
+weight, so masking the gradient before the step is enough and costs least; other optimisers, and steps with a
+closure (which computes gradients inside), are followed by a fill. Plain parameters, no reparametrisation.
+"""
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Final, Self
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from compressor.weights import Mask, fit
+
+_STAY_AT_ZERO: Final = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
+
+
+def hold(model: nn.Module, optimizer: Optimizer | Sequence[Optimizer], mask: Mapping[str, Tensor]) -> "Held":
+    """Set the pruned weights to +0.0 and keep them there through every step of the optimiser(s).
+
+    Works as a context manager too; `remove()` lets go. Load checkpoints into the module before, not after.
+    Raises InputError for a mask that does not fit.
+    """
+    return Held(model, [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer), mask)
+
+
+class Held:
+    """A held mask. `mask` is the one in force; `update` narrows or moves it."""
+
+    def __init__(self, model: nn.Module, optimizers: Sequence[Optimizer], mask: Mapping[str, Tensor]) -> None:
+        self._model = model
+        self._optimizers = optimizers
+        self._handles: list[Any] = []
+        self.update(mask)
+        for optimizer in optimizers:
+            self._handles += [
+                optimizer.register_step_pre_hook(self._before),
+                optimizer.register_step_post_hook(self._after),
+                optimizer.register_load_state_dict_post_hook(lambda _: self._zero_state()),
+            ]
+
+    @property
+    def density(self) -> float:
+        """Kept / total of the mask in force."""
+        return self.mask.density
+
+    def update(self, mask: Mapping[str, Tensor]) -> None:
+        """Put another mask in force: weights and optimiser state are zeroed outside it at once."""
+        self.mask = mask if isinstance(mask, Mask) else Mask(mask)
+        self._pruned: list[tuple[nn.Parameter, Tensor]] = []
+        self._factors: dict[nn.Parameter, Tensor] = {}
+        for name, parameter in fit(self._model, self.mask).items():
+            kept = self.mask[name].to(parameter.device)
+            self._pruned.append((parameter, ~kept))
+            self._factors[parameter] = kept.to(parameter.dtype)
+        self._fill()
+        self._zero_state()
+
+    @torch.no_grad()
+    def _fill(self) -> None:
+        for parameter, pruned in self._pruned:
+            parameter.masked_fill_(pruned, 0.0)
+
+    @torch.no_grad()
+    def _zero_state(self) -> None:
+        for optimizer in self._optimizers:
+            for parameter, pruned in self._pruned:
+                for value in optimizer.state.get(parameter, {}).values():
+                    if isinstance(value, Tensor) and value.shape == parameter.shape:
+                        value.masked_fill_(pruned, 0.0)
+
+    @torch.no_grad()
+    def _before(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if _needs_fill(optimizer, args, kwargs):
+            return
+        pairs = [(p.grad, factor) for p, factor in self._factors.items() if p.grad is not None]
+        if pairs:
+            torch._foreach_mul_([grad for grad, _ in pairs], [factor for _, factor in pairs])
+
+    def _after(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if _needs_fill(optimizer, args, kwargs):
+            self._fill()
+            self._zero_state()
+
+    def remove(self) -> None:
+        """Let go: the weights stay as they are, later steps may move them."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the mask as plain tensors, for a checkpoint."""
+        return {"mask": dict(self.mask)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put the mask of a checkpoint in force."""
+        self.update(state["mask"])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.remove()
+
+
+def _needs_fill(optimizer: Optimizer, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    # register_step_*_hook passes the optimiser itself as the first positional argument.
+    closure = kwargs.get("closure") or next((a for a in args if a is not optimizer and a is not None), None)
+    return closure is not None or type(optimizer) not in _STAY_AT_ZERO

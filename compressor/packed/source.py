@@ -1,0 +1,108 @@
+"""From a module or state dict to the tensors to be stored, and back. The only file here with torch."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from compressor.errors import InputError, unknown
+from compressor.packed.container import check_name
+from compressor.packed.item import Item, make
+from compressor.packed.reader import DTYPES, Array, Stored
+
+# safetensors name -> torch dtype. The sub-byte types are absent: torch can store F4 but not compute with it.
+TORCH: Final = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E8M0": torch.float8_e8m0fnu,
+    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
+    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
+    "I16": torch.int16,
+    "U16": torch.uint16,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I32": torch.int32,
+    "U32": torch.uint32,
+    "F32": torch.float32,
+    "C64": torch.complex64,
+    "F64": torch.float64,
+    "I64": torch.int64,
+    "U64": torch.uint64,
+}
+NAMES: Final = {dtype: name for name, dtype in TORCH.items()}
+# an integer type of the same width that numpy and torch both have, to move the bits through
+CARRIERS: Final = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def state(source: torch.nn.Module | Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return name -> tensor in order. Raises InputError for all but ordinary tensors of a known dtype."""
+    found = dict(source.state_dict() if isinstance(source, torch.nn.Module) else source)
+    for name, tensor in found.items():
+        if not isinstance(tensor, torch.Tensor):
+            raise InputError(f'"{name}" is a {type(tensor).__name__}; only tensors can be packed')
+        check_name(name)
+        if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
+            raise InputError(f'tensor "{name}" has no plain dense values; pack ordinary tensors')
+        if tensor.dtype not in NAMES:
+            raise InputError(f'tensor "{name}" has dtype {tensor.dtype}; packed are {", ".join(TORCH)}')
+    return found
+
+
+def aliases(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    """Return alias -> first name; aliases are the same memory in the same shape, strides and dtype."""
+    first: dict[tuple[Any, ...], str] = {}
+    found = {}
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        key = (place, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+        if tensor.numel() and first.setdefault(key, name) != name:
+            found[name] = first[key]
+    return found
+
+
+def items(
+    tensors: Mapping[str, torch.Tensor], same: Mapping[str, str], mask: Mapping[str, torch.Tensor] | None
+) -> list[Item]:
+    """Return what is to be stored, without the aliases. Raises InputError if the mask does not fit."""
+    masks: dict[str, Array] = {}
+    for name, one in (mask or {}).items():
+        if name not in tensors:
+            raise unknown("tensor in the mask", name, tensors)
+        flags = _mask(name, one, tensors[name])
+        earlier = masks.setdefault(same.get(name, name), flags)
+        if not np.array_equal(earlier, flags):
+            raise InputError(f'the mask of "{name}" differs from that of "{same[name]}", the same tensor')
+    return [
+        make(name, NAMES[tensor.dtype], tuple(tensor.shape), _bits(tensor), masks.get(name))
+        for name, tensor in tensors.items()
+        if name not in same
+    ]
+
+
+def _mask(name: str, mask: torch.Tensor, tensor: torch.Tensor) -> Array:
+    if not isinstance(mask, torch.Tensor) or mask.dtype is not torch.bool:
+        kind = mask.dtype if isinstance(mask, torch.Tensor) else type(mask).__name__
+        raise InputError(f'the mask of "{name}" is {kind}; give a bool tensor, True for kept (mask != 0)')
+    if mask.shape != tensor.shape:
+        shapes = f"{list(mask.shape)}, the tensor {list(tensor.shape)}"
+        raise InputError(f'the mask of "{name}" has shape {shapes}; give the mask of this network')
+    return _bits(mask).view(bool)
+
+
+def _bits(tensor: torch.Tensor) -> Array:
+    """Return the elements in row-major order as unsigned integers."""
+    plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
+    size = plain.element_size()
+    bits: Array = plain.view(CARRIERS[size]).numpy().view(f"<u{size}")
+    return (bits != 0).view(np.uint8) if tensor.dtype is torch.bool else bits
+
+
+def tensor(stored: Stored) -> torch.Tensor:
+    """Return the stored tensor in its own dtype; it owns its memory."""
+    size = np.dtype(DTYPES[stored.dtype]).itemsize
+    carrier = stored.data.reshape(-1).view(f"<i{size}" if size > 1 else "u1")
+    return torch.from_numpy(carrier).view(TORCH[stored.dtype]).reshape(stored.shape)

@@ -1,0 +1,150 @@
+"""The walk over a run folder: dense?, prune, tune, pack, export, verify, report (DESIGN §2, §6)."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compressor import files, recipes, report
+from compressor.environment import environment
+from compressor.errors import InputError, VerificationError, unknown
+from compressor.methods import METHODS, TRAINING_METHODS
+from compressor.packed import FORMATS
+from compressor.plan import plan
+from compressor.recipe import Recipe
+from compressor.records import Result, Step, adopt, begin, finish, finished, forget, locked
+from compressor.runs import OnEvent, Run, threads
+from compressor.stages import STAGES
+from compressor.summary import summary
+from compressor.train import steps_per_epoch
+from compressor.weights import prunable
+
+Report = dict[str, Any]
+
+
+def run(
+    recipe: str | Path | Recipe,
+    *,
+    out: str | Path | None = None,
+    sets: Sequence[str] = (),
+    data_dir: str | Path | None = None,
+    dry_run: bool = False,
+    on_event: OnEvent | None = None,
+) -> Report | list[Report]:
+    """Walk a recipe to its report, going on where an earlier run of it stopped; a sweep gives a list.
+
+    recipe: a built-in name, a file, or a Recipe. out: the run folder, runs/NAME. sets: "prune.density=0.02"
+    and the like; several values are a sweep, each in a folder of its own below `out`. data_dir: where data
+    sets lie, $COMPRESSOR_DATA or data. dry_run: write and train nothing, return what would be (see `plan`).
+    on_event: told what goes to log.jsonl.
+
+    Raises InputError, FormatError, HostError as the stages do, VerificationError if what would be shipped is
+    not the network that was packed (the report is written all the same).
+    """
+    members = recipes.sweep(recipe, sets)
+    base = Path(out) if out is not None else Path("runs") / recipes.name_of(recipe)
+    folders = [base / label for label, _ in members]
+    place = Path(data_dir or os.environ.get("COMPRESSOR_DATA") or "data")
+    runs = [
+        Run(wanted, folder, place, on_event) for folder, (_, wanted) in zip(folders, members, strict=True)
+    ]
+    for each in runs:
+        _check(each)
+    if dry_run:
+        plans = [plan(each) for each in runs]
+        return plans if len(plans) > 1 else plans[0]
+    reports = [_walk(each, folders) for each in runs]
+    for each, found in zip(runs, reports, strict=True):
+        _raise_failure(each, found)
+    return reports if len(reports) > 1 else reports[0]
+
+
+def _walk(walked: Run, siblings: Sequence[Path]) -> Report:
+    """Do, or skip, every stage in turn."""
+    folder = walked.folder
+    with locked(folder), threads(walked.recipe.train.threads):
+        text = recipes.dumps(walked.recipe)
+        around = environment(walked.recipe) | {"inputs": walked.inputs()}
+        files.write_bytes(folder / "recipe.toml", text.encode())
+        files.write_bytes(folder / "environment.json", (json.dumps(around, indent=1) + "\n").encode())
+        walked.tell("run", folder=str(folder))
+        results: dict[str, Result] = {}
+        for name, stage in STAGES.items():
+            if not stage.wanted(walked.recipe):
+                forget(folder, name)
+                continue
+            step = stage.step(walked)
+            done = finished(folder, step) or adopt(folder, step, siblings)
+            if done is None:
+                forget(folder, "report")
+                begin(folder, step)
+                walked.tell("stage", stage=name)
+                done = stage.act(walked)
+                if name == "verify" and done["failures"]:
+                    results[name] = done
+                    continue
+                finish(folder, step, done)
+            else:
+                walked.tell("kept", stage=name)
+            results[name] = done
+        return _report(walked, results, around)
+
+
+def _report(walked: Run, results: dict[str, Result], around: dict[str, Any]) -> Report:
+    """Write the report of what the stages found, unless it is there."""
+    found = summary(walked.recipe, results, around)
+    settings = {"report": json.loads(json.dumps(found))}
+    step = Step("report", settings, {}, ("report.json", "report.html"))
+    if finished(walked.folder, step) is None:
+        begin(walked.folder, step)
+        walked.tell("stage", stage="report")
+        report.write(walked.folder, found)
+        finish(walked.folder, step, {})
+    walked.tell("done", folder=str(walked.folder))
+    return found
+
+
+def _raise_failure(walked: Run, found: Report) -> None:
+    checks = found["verification"].get("checks", [])
+    failed = [check["message"] for check in checks if not check["passed"]]
+    if not found["verification"].get("passed", True):
+        raise VerificationError(f"{walked.folder}: {'; '.join(failed) or 'verification failed'}")
+
+
+def _check(walked: Run) -> None:
+    """Refuse, before the first minute of training, what would fail after it. Raises InputError."""
+    recipe = walked.recipe
+    method = recipe.prune.method
+    if method not in METHODS and method not in TRAINING_METHODS:
+        raise unknown("method", method, [*METHODS, *TRAINING_METHODS])
+    if method in TRAINING_METHODS and recipe.prune.scope != "global":
+        raise InputError(
+            f'[prune] scope = "{recipe.prune.scope}": {method} ranks the whole network; leave scope out'
+        )
+    if recipe.pack.format not in ("auto", *FORMATS):
+        raise unknown("[pack] format", recipe.pack.format, ("auto", *FORMATS))
+    if recipe.verify.runtimes:
+        from exporters.runtimes import RUNTIMES
+
+        for name in recipe.verify.runtimes:
+            if name not in RUNTIMES:
+                raise unknown("[verify] runtime", name, RUNTIMES)
+    model = walked.network(given=True)
+    prunable(model, recipe.prune.exclude)
+    if method in TRAINING_METHODS:
+        settings = recipe.prune
+        per_epoch = steps_per_epoch(len(walked.data().train), settings.train.batch)
+        optimizer = torch.optim.SGD(model.parameters(), settings.train.lr)
+        handle = TRAINING_METHODS[method](
+            model,
+            optimizer,
+            density=settings.density,
+            steps=per_epoch * settings.train.epochs,
+            every=per_epoch,
+            end=settings.end,
+            exclude=settings.exclude,
+        )
+        handle.remove()

@@ -1,0 +1,118 @@
+"""What the values of a recipe may be, and what they may be together."""
+
+from collections.abc import Callable
+from dataclasses import fields
+
+from compressor.errors import InputError, unknown
+from compressor.recipe import DataSet, Prune, Recipe, Train, Tune, Verify
+
+CHOICES = {
+    "optimizer": ("sgd", "adam", "adamw"),
+    "schedule": ("cosine", "constant", "multistep"),
+    "augment": ("auto", "none", "crop", "flip", "crop+flip"),
+    "scope": ("global", "layer", "erk"),
+    "prune.weights": ("auto", "given", "start", "dense"),
+    "start": ("trained", "init", "rewind", "levels"),
+    "tune.mask": ("move", "fixed"),
+    "values": ("", "float16", "bfloat16"),
+    "encoding": ("compact", "dense"),
+}
+
+Limit = tuple[Callable[[float], bool], str]
+
+_POSITIVE: Limit = (lambda x: x > 0, "above 0")
+_FROM_0: Limit = (lambda x: x >= 0, "0 or more")
+_FROM_1: Limit = (lambda x: x >= 1, "1 or more")
+_SHARE: Limit = (lambda x: 0 < x <= 1, "above 0 and at most 1")
+_BELOW_1: Limit = (lambda x: 0 <= x < 1, "from 0 to below 1")
+LIMITS: dict[str, Limit] = {
+    "seed": (lambda x: 0 <= x < 2**63, "from 0 to 2^63 - 1"),
+    "lr": _POSITIVE,
+    "momentum": _BELOW_1,
+    "weight_decay": _FROM_0,
+    "batch": _FROM_1,
+    "epochs": _FROM_1,
+    "cosine_scale": _FROM_1,
+    "gamma": _POSITIVE,
+    "warmup": _FROM_0,
+    "label_smoothing": _BELOW_1,
+    "threads": _FROM_0,
+    "validation": _BELOW_1,
+    "density": _SHARE,
+    "end": _SHARE,
+    "rewind_to": (lambda x: 0 <= x <= 1, "from 0 to 1"),
+}
+
+
+def check(recipe: Recipe, where: str) -> None:
+    """Raise InputError for the first value, or pair of values, that no run could use."""
+    _values(recipe, "", where)
+    for section in fields(recipe):
+        part = getattr(recipe, section.name)
+        if hasattr(part, "__dataclass_fields__"):
+            _values(part, section.name, where)
+        if isinstance(part, Train):
+            _train(part, f"{where}: [{section.name}]")
+        elif hasattr(part, "train"):
+            _values(part.train, section.name, where)
+            _train(part.train, f"{where}: [{section.name}]")
+    _data(recipe.data, where)
+    _prune(recipe.prune, recipe, where)
+    _tune(recipe.tune, recipe, where)
+    _verify(recipe.verify, recipe, where)
+
+
+def _values(part: object, section: str, where: str) -> None:
+    """Check each plain value of a section on its own."""
+    label = f"[{section}] " if section else ""
+    for item in fields(part):  # type: ignore[arg-type]
+        value = getattr(part, item.name)
+        known = CHOICES.get(f"{section}.{item.name}", CHOICES.get(item.name, ()))
+        if isinstance(value, str) and known and value not in known:
+            raise InputError(f"{where}: {unknown(f'{label}{item.name}', value, filter(None, known))}")
+        limit = LIMITS.get(item.name)
+        if limit is not None and isinstance(value, int | float) and not limit[0](value):
+            raise InputError(f"{where}: {label}{item.name} = {value} is out of range; it must be {limit[1]}")
+
+
+def _train(train: Train, where: str) -> None:
+    if train.nesterov and (train.optimizer != "sgd" or train.momentum == 0):
+        raise InputError(f"{where} nesterov wants the optimizer sgd with a momentum above 0")
+    if train.warmup >= train.epochs and train.warmup > 0:
+        raise InputError(f"{where} warmup = {train.warmup} must be shorter than epochs = {train.epochs}")
+    rising = list(train.milestones) == sorted(set(train.milestones))
+    if not rising or any(epoch < 1 for epoch in train.milestones):
+        raise InputError(f"{where} milestones = {list(train.milestones)} must be rising epochs, 1 or more")
+    kind, _, index = train.device.partition(":")
+    if kind not in {"auto", "cpu", "cuda"} or (index and (kind != "cuda" or not index.isdigit())):
+        raise InputError(f'{where} device = "{train.device}" must be auto, cpu, cuda or cuda:N')
+
+
+def _data(data: DataSet, where: str) -> None:
+    if len(data.mean) != len(data.std):
+        raise InputError(
+            f"{where}: [data] mean and std must have one number per channel each, or both be empty"
+        )
+    if any(value <= 0 for value in data.std):
+        raise InputError(f"{where}: [data] std = {list(data.std)} must be above 0")
+
+
+def _prune(prune: Prune, recipe: Recipe, where: str) -> None:
+    if prune.weights == "given" and not recipe.model.weights:
+        raise InputError(f'{where}: [prune] weights = "given" wants [model] weights = "FILE"')
+    if prune.weights == "dense" and not recipe.dense.enabled:
+        raise InputError(f'{where}: [prune] weights = "dense" wants a [dense] section')
+
+
+def _tune(tune: Tune, recipe: Recipe, where: str) -> None:
+    if tune.tied and not tune.enabled:
+        raise InputError(f"{where}: [tune] tied = true wants [tune] enabled = true")
+    if tune.enabled and tune.start == "rewind" and not recipe.dense.enabled:
+        raise InputError(f'{where}: [tune] start = "rewind" wants a [dense] section to rewind to')
+
+
+def _verify(verify: Verify, recipe: Recipe, where: str) -> None:
+    if verify.enabled and not recipe.export.enabled:
+        raise InputError(f"{where}: [verify] wants [export] enabled = true; there is nothing else to verify")
+    if verify.samples != "all" and (isinstance(verify.samples, str) or verify.samples < 1):
+        raise InputError(f'{where}: [verify] samples = {verify.samples} must be 1 or more, or "all"')

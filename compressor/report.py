@@ -1,0 +1,144 @@
+"""Reports: report.json, report.html (one self-contained page) and the tables of the terminal (DESIGN §10)."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from compressor import figures
+from compressor.curve import curve
+from compressor.figures import NONE, SIGMA, TIMES, Report
+from compressor.files import read_bytes, write_bytes
+
+STYLES = {"good": "bold green", "bad": "bold red", "plain": "bold"}
+
+
+def write(folder: Path | str, report: Report) -> None:
+    """Write report.json and report.html, each whole or not at all. Raises HostError."""
+    found = _finite(report)
+    write_bytes(Path(folder) / "report.html", render_html(found).encode())
+    write_bytes(Path(folder) / "report.json", (json.dumps(found, indent=1, allow_nan=False) + "\n").encode())
+
+
+def render_html(report: Report) -> str:
+    """Return the report as one page: no scripts, nothing loaded from elsewhere, the same bytes every time."""
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"size": figures.size, "milliseconds": figures.milliseconds}
+    template = environment.from_string(read_bytes(Path(__file__).with_name("report.html")).decode())
+    found = _finite(report)
+    layers = list(found.get("layers") or ())
+    masked = [layer for layer in layers if layer["format"] != "dense" or layer["kept"] < layer["total"]]
+    return template.render(
+        title=figures.title(found),
+        method=((found.get("recipe") or {}).get("prune") or {}).get("method"),
+        density=figures.density(found),
+        answers=(figures.smaller(found), figures.same(found), figures.faster(found)),
+        accuracies=figures.accuracies(found),
+        samples=figures.samples(found),
+        curve=curve(found.get("epochs") or ()),
+        files=figures.files(found),
+        formats=figures.formats(found),
+        masked=masked,
+        others=[layer for layer in layers if layer not in masked],
+        runtimes=(found.get("verification") or {}).get("runtimes") or [],
+        failed=[c for c in (found.get("verification") or {}).get("checks") or [] if not c.get("passed")],
+        limit=figures.SIGMAS,
+        recipe=_settings(found.get("recipe") or {}),
+        environment=_settings(found.get("environment") or {}),
+    )
+
+
+def summary(report: Report) -> RenderableType:
+    """Return what the terminal shows at the end of a run: accuracies, bytes, verification, milliseconds."""
+    parts: list[RenderableType] = [Text(f"{figures.title(report)} · {figures.density(report)}")]
+    accuracies = _table("accuracy", "top-1")
+    for row in figures.accuracies(report):
+        accuracies.add_row(row.label, row.text)
+    sizes = _table("bytes", "size", "of dense")
+    for bar in figures.files(report):
+        sizes.add_row(bar.label, bar.value, bar.note)
+    formats = _table("format", "whole file", "of bound")
+    for bar in figures.formats(report):
+        formats.add_row(bar.label, bar.value, bar.note)
+    parts += [table for table in (accuracies, sizes, formats) if table.row_count]
+    rows = (report.get("verification") or {}).get("runtimes") or []
+    if rows:
+        parts.append(_runtimes(rows))
+    verified = figures.same(report)
+    parts.append(Text.assemble("verification: ", (verified.head, STYLES[verified.tone])))
+    if verified.tone != "good":
+        parts += [Text(f"  {line}") for line in verified.lines]
+    return Group(*parts)
+
+
+def sweep_table(reports: Sequence[Report]) -> RenderableType:
+    """Return one row per run of a sweep: density, accuracy and bytes."""
+    table = _table("density", "accuracy", "dense", "packed", "of dense", "ONNX", "verified")
+    for report in reports:
+        found, sizes = report.get("density") or {}, report.get("bytes") or {}
+        accuracy = {row.key: row.text for row in figures.accuracies(report)}
+        packed, dense = sizes.get("packed"), sizes.get("dense")
+        table.add_row(
+            f"{100 * found['kept'] / found['total']:.3g} %" if found.get("total") else NONE,
+            accuracy.get("final", NONE),
+            accuracy.get("dense") or accuracy.get("given", NONE),
+            figures.size(packed) if packed else NONE,
+            f"{packed / dense:.3g}{TIMES}" if packed and dense else NONE,
+            figures.size(sizes["onnx_compact"]) if sizes.get("onnx_compact") else NONE,
+            figures.same(report).head,
+        )
+    return table
+
+
+def _runtimes(rows: Sequence[Mapping[str, Any]]) -> Table:
+    table = _table("runtime", f"error / {SIGMA}", "agreement", "accuracy", "time", "dense", "remark")
+    for row in rows:
+        if not row.get("ran"):
+            table.add_row(row["runtime"], NONE, NONE, NONE, NONE, NONE, row.get("reason") or "did not run")
+            continue
+        table.add_row(
+            row["runtime"],
+            NONE if row.get("ratio") is None else f"{row['ratio']:.2f}",
+            NONE if row.get("agreement") is None else f"{100 * row['agreement']:.6g} %",
+            NONE if row.get("accuracy") is None else f"{100 * row['accuracy']:.2f} %",
+            figures.milliseconds(row.get("milliseconds")),
+            figures.milliseconds(row.get("milliseconds_dense")),
+            row.get("reason") or "",
+        )
+    return table
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    table.add_column(first)
+    for name in others:
+        table.add_column(name, justify="left" if name in ("remark", "verified") else "right")
+    return table
+
+
+def _settings(values: Mapping[str, Any]) -> str:
+    """Return nested settings as TOML-like lines, plain values first."""
+    lines = [
+        f"{key} = {json.dumps(value)}" for key, value in values.items() if not isinstance(value, Mapping)
+    ]
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            lines += ["", f"[{key}]", _settings(value)]
+    return "\n".join(lines).strip("\n")
+
+
+def _finite(value: Any) -> Any:
+    """Return the same without NaN and infinity, which JSON has no word for: they become null."""
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

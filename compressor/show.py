@@ -1,0 +1,145 @@
+"""`compressor show`: what is inside a packed file, an ONNX file or a run folder. Without torch."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from compressor.errors import FormatError, InputError
+from compressor.files import read_bytes
+
+Found = dict[str, Any]
+
+
+def look(path: Path) -> Found:
+    """Return what is there, its kind under "what". Raises InputError or FormatError."""
+    if path.is_dir():
+        return _folder(path)
+    if read_bytes(path)[8:9] == b"{":  # safetensors: a length of 8 bytes, then JSON
+        return _packed(path)
+    return _onnx(path)
+
+
+def lines(found: Found) -> Iterable[str]:
+    """Yield what `look` found, for people."""
+    if found["what"] == "run":
+        return _run_lines(found)
+    return _onnx_lines(found) if found["what"] == "onnx" else _packed_lines(found)
+
+
+def _packed(path: Path) -> Found:
+    from compressor import packed
+    from compressor.packed import reader
+
+    inside = reader.read(path)
+    sizes = packed.sizes(path)
+    levels = {name: one.levels for name, one in inside.tensors.items() if one.levels and one.role != "alias"}
+    masked = [tensor for tensor in sizes.tensors if tensor.role == "sparse"]
+    kept, total = sum(tensor.kept for tensor in masked), sum(tensor.total for tensor in masked)
+    return {
+        "what": inside.kind,
+        "version": inside.version,
+        "density": kept / total if total else 1.0,
+        "kept": kept,
+        "total": total,
+        "levels": levels,
+        **asdict(sizes),
+    }
+
+
+def _onnx(path: Path) -> Found:
+    from exporters.onnx import read
+
+    graph = read(path)
+    found = asdict(graph)
+    found["tensors"] = [
+        {"name": name, "dtype": dtype, "shape": list(shape), "rebuilt": name in graph.chains}
+        for name, (dtype, shape) in graph.tensors.items()
+    ]
+    return {"what": "onnx", "file": path.stat().st_size, **found}
+
+
+def _folder(path: Path) -> Found:
+    if not (path / "recipe.toml").is_file():
+        raise InputError(
+            f"{path}: not a run folder, it has no recipe.toml; give a file, or a folder of `compressor run`"
+        )
+    from compressor.records import read
+
+    stages = [record.stem for record in sorted((path / "stages").glob("*.json"), key=_age)]
+    report: Found = {}
+    if (path / "report.json").is_file():
+        try:
+            report = json.loads(read_bytes(path / "report.json"))
+        except ValueError as error:
+            raise FormatError(f"{path / 'report.json'}: damaged ({error}); run the recipe again") from error
+    under_way = read(path, "running").get("stage", "")
+    done = [name for name in stages if name != "running"]
+    return {"what": "run", "folder": str(path), "done": done, "under_way": under_way, "report": report}
+
+
+def _age(path: Path) -> tuple[int, str]:
+    return path.stat().st_mtime_ns, path.name
+
+
+def _packed_lines(found: Found) -> Iterable[str]:
+    kind = (
+        "a packed network"
+        if found["what"] == "network"
+        else "an ASNI-II start (it is trained, not used as it is)"
+    )
+    yield f"{kind}, version {found['version']}: {found['file']:,} bytes, dense {found['dense']:,}"
+    yield f"density {found['density']:.6g}: {found['kept']:,} of {found['total']:,} masked weights kept"
+    yield "formats: " + ", ".join(f"{name} {size:,}" for name, size in found["formats"].items())
+    yield f"gzip of the dense file {found['gzip']:,}, entropy bound {found['bound']:,}"
+    yield f"{'tensor':<32} {'dtype':<6} {'shape':<18} {'kept':>12} {'of':>12} {'format':<8} {'bytes':>11}"
+    for tensor in found["tensors"]:
+        shape = "x".join(str(size) for size in tensor["shape"]) or "scalar"
+        levels = found["levels"].get(tensor["name"])
+        note = f"  levels {levels[0]:.6g}, {levels[1]:.6g}" if levels else ""
+        yield (
+            f"{tensor['name']:<32} {tensor['dtype']:<6} {shape:<18} {tensor['kept']:>12,} "
+            f"{tensor['total']:>12,} {tensor['format']:<8} {tensor['bytes']:>11,}{note}"
+        )
+
+
+def _onnx_lines(found: Found) -> Iterable[str]:
+    digest = "fits" if found["digest_ok"] else "does NOT fit: the file was changed after it was written"
+    yield f"an ONNX file, encoding {found['encoding']}: {found['file']:,} bytes; its digest {digest}"
+    for name, value in sorted(found["metadata"].items()):
+        yield f"{name} = {value}"
+    for kind in ("inputs", "outputs"):
+        yield f"{kind}: " + ", ".join(f"{name} {list(shape)}" for name, shape in found[kind].items())
+    for tensor in found["tensors"]:
+        how = "rebuilt at load" if tensor["rebuilt"] else "stored"
+        yield f"{tensor['name']:<32} {tensor['dtype']:<6} {'x'.join(map(str, tensor['shape'])):<18} {how}"
+
+
+def _run_lines(found: Found) -> Iterable[str]:
+    yield f"a run in {found['folder']}: done {', '.join(found['done']) or 'nothing yet'}"
+    if found["under_way"]:
+        yield f"under way, or stopped in: {found['under_way']}"
+    report = found["report"]
+    if not report:
+        yield "no report yet"
+        return
+    kept, total = report["density"]["kept"], report["density"]["total"]
+    yield f"density {kept / total:.6g}: {kept:,} of {total:,} prunable weights kept"
+    yield "accuracy: " + ", ".join(f"{name} {value:.2%}" for name, value in report["accuracy"].items())
+    sizes = {name: size for name, size in report["bytes"].items() if isinstance(size, int)}
+    yield "bytes: " + ", ".join(f"{name} {size:,}" for name, size in sizes.items())
+    if report["verification"]:
+        yield "verification: " + ("passed" if report["verification"]["passed"] else "FAILED")
+
+
+def succeeding(found: Found, path: Path) -> str:
+    """Return the command that one would type next."""
+    if found["what"] == "run":
+        again = f"compressor run {path}/recipe.toml --out {path}"
+        return f"open {path}/report.html" if found["report"] else again
+    return {
+        "start": f"compressor tune --start-file {path} --out tuned.safetensors",
+        "network": f"compressor verify {path} NET.onnx",
+        "onnx": f"compressor verify FILE {path}",
+    }[found["what"]]

@@ -1,0 +1,183 @@
+"""The stages on single files, each callable alone: what the commands beside `run` do (DESIGN §2, §7).
+
+The network and the data are those of the recipe beside the file, unless they are named.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import torch
+from torch import nn
+
+import exporters
+from compressor import models, packed, recipes
+from compressor.data import Loader
+from compressor.errors import InputError, VerificationError
+from compressor.files import read_bytes
+from compressor.levels import load_start
+from compressor.methods import prune
+from compressor.packed import Sizes, reader
+from compressor.recipe import DataSet, Model, Recipe
+from compressor.runs import OnEvent, Run
+from compressor.stages.tune import tune_network
+from compressor.weights import Mask, find_mask
+
+if TYPE_CHECKING:
+    from exporters import Verdict
+
+RECIPE: Final = "recipe.toml"
+
+
+def context(
+    file: Path | None,
+    data_dir: Path,
+    *,
+    recipe: str = "",
+    model: str = "",
+    data: str = "",
+    weights: Path | None = None,
+    seed: int | None = None,
+    sets: Sequence[str] = (),
+    on_event: OnEvent | None = None,
+) -> Run:
+    """Return the recipe that a file belongs to: the named one, the one beside it, or `model` and `data`.
+
+    Raises InputError if nothing says what the network and its inputs are.
+    """
+    if file is not None:
+        read_bytes(file)  # a file that is not there is the first thing to say
+    beside = file.parent / RECIPE if file is not None else None
+    if recipe:
+        found = recipes.load(recipe, sets)
+    elif beside is not None and beside.is_file():
+        found = recipes.load(beside, sets)
+    elif model and data:
+        found = recipes.load(Recipe(Model(model), DataSet(data), folder=str(Path.cwd())), sets)
+    else:
+        wanted = "--model NAME and --data NAME (the data gives input shape and classes)"
+        raise InputError(f"there is no {beside}; say {wanted}" if beside else f"say {wanted}")
+    if model and model != found.model.name:
+        found = replace(found, model=Model(model))
+    if data and data != found.data.name:
+        found = replace(found, data=DataSet(data))
+    if weights is not None:
+        found = replace(found, model=replace(found.model, weights=str(weights)))
+    if seed is not None:
+        found = replace(found, seed=seed)
+    return Run(found, file.parent if file is not None else Path(), data_dir, on_event, recorded=False)
+
+
+def prune_file(
+    run: Run, out: Path, *, method: str, density: float, scope: str, exclude: Sequence[str]
+) -> Sizes:
+    """Prune the recipe's network, with the weights it names, and write it as a packed file."""
+    model = run.network(given=True)
+    mask = prune(
+        model,
+        method,
+        density=density,
+        data=run.batch(run.recipe.prune.train.batch),
+        scope=scope,
+        exclude=exclude,
+        generator=torch.Generator().manual_seed(run.recipe.seed),
+    )
+    mask.apply_(model)
+    return packed.pack(model, out, mask=mask)
+
+
+def tune_file(run: Run, start: Path, out: Path) -> tuple[Sizes, float]:
+    """Train an ASNI-II start, or a pruned network, by the recipe's tune stage; return sizes and accuracy.
+
+    From start.safetensors of a run with `[tune] start = "levels"` this gives that run's model.safetensors.
+    """
+    model = run.network()
+    if reader.read(start).kind == "start":
+        mask = load_start(model, start)
+    else:
+        packed.load(model, start)
+        mask = Mask(packed.unpack_mask(start))
+    if not mask:
+        raise InputError(f"{start}: no tensor in it has a mask; pack it with --mask or --mask-from-zeros")
+    mask, _ = tune_network(run, model, mask)
+    pack = run.recipe.pack
+    sizes = packed.pack(model, out, mask=mask, format=pack.format, values=pack.values or None)
+    packed.load(model, out)
+    return sizes, run.accuracy(model)
+
+
+def pack_file(
+    path: Path,
+    out: Path,
+    *,
+    mask: Path | None = None,
+    from_zeros: bool = False,
+    format: str,  # noqa: A002
+    values: str | None,
+) -> Sizes:
+    """Pack the state dict of a safetensors file, a checkpoint or a packed file (whose own mask counts)."""
+    state = models.state_of(path)
+    chosen: Mapping[str, torch.Tensor] | None = None
+    if mask is not None:
+        chosen = Mask.load(mask)
+    elif from_zeros:
+        chosen = find_mask(state)
+    elif _is_packed(path):
+        chosen = packed.unpack_mask(path)
+    else:
+        raise InputError(
+            f"{path}: which weights are pruned? give --mask FILE, or --mask-from-zeros if its zeros are"
+        )
+    return packed.pack(state, out, mask=chosen, format=format, values=values)
+
+
+def export_file(run: Run, path: Path, out: Path, encoding: str) -> None:
+    """Write the ONNX of a packed file."""
+    model, mask = _network(run, path)
+    x, _ = run.data().test.take(torch.arange(1))
+    exporters.export(model, out, x, mask=mask, encoding=encoding, packed=path)
+
+
+def verify_file(
+    path: Path,
+    onnx: Path,
+    data_dir: Path,
+    *,
+    model: str,
+    data: str,
+    samples: str,
+    runtimes: Sequence[str],
+) -> "Verdict":
+    """Hold an ONNX file against a packed one; without a network there is no reference, as the rows say."""
+    packed_file = reader.read(path)
+    read_bytes(onnx)
+    if samples != "all" and not samples.isdigit():
+        raise InputError(f'--samples {samples}: give a number of inputs, or "all"')
+    options = {"samples": samples if samples == "all" else int(samples), "runtimes": runtimes or None}
+    known = bool(model) or (path.parent / RECIPE).is_file()
+    if packed_file.kind != "network" or not known:
+        return exporters.verify(path, onnx, **options)
+    run = context(path, data_dir, model=model, data=data)
+    network, _ = _network(run, path)
+    return exporters.verify(
+        path, onnx, model=network, data=Loader(run.data().test, run.recipe.train.batch), **options
+    )
+
+
+def refuse(verdict: "Verdict") -> None:
+    """Raise VerificationError if the verdict is no."""
+    if not verdict.passed:
+        raise VerificationError("; ".join(verdict.failures()))
+
+
+def _network(run: Run, path: Path) -> tuple[nn.Module, Mask]:
+    model = run.network()
+    packed.load(model, path)
+    return model, Mask(packed.unpack_mask(path))
+
+
+def _is_packed(path: Path) -> bool:
+    """Say whether models.state_of, which has read it already, took this file for a packed one."""
+    head: bytes = read_bytes(path)[8:64]
+    return head.startswith(b'{"__metadata__":{"format":"compressor"}')

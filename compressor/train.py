@@ -1,0 +1,264 @@
+"""The training loop of the pipeline: deterministic, resumable after every epoch, masks attached from outside.
+
+The order of the data is a function of (seed, epoch), augmentation of (seed, epoch, step); dropout draws from the
+global generator, which is seeded anew for every epoch, so that a killed run goes on to the same bits.
+"""
+
+import hashlib
+import logging
+import math
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from compressor.data import Data, Images, Loader
+from compressor.errors import FormatError, HostError, InputError, unknown
+from compressor.files import writing
+from compressor.recipe import Train
+from compressor.two_level import TwoLevel
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """One trained epoch. loss: mean over the training split; accuracy: top-1 on the test split, a fraction."""
+
+    stage: str
+    epoch: int
+    loss: float
+    accuracy: float
+    density: float
+
+
+class Handle(Protocol):
+    """What can be attached to a training: `hold`, `asni` and `tied` return one."""
+
+    @property
+    def density(self) -> float:
+        """Kept / total of the mask in force."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state for a checkpoint."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint."""
+
+    def __enter__(self) -> Self:
+        """Attach."""
+
+    def __exit__(self, *args: Any) -> None:
+        """Let go."""
+
+
+Attach = Callable[[nn.Module, Optimizer, int, int], Handle]
+"""(model, optimizer, total steps, steps per epoch) -> handle."""
+
+
+def fit(
+    model: nn.Module,
+    data: Data,
+    settings: Train,
+    *,
+    seed: int,
+    stage: str,
+    attach: Attach | None = None,
+    checkpoint: Path | None = None,
+    on_epoch: Callable[[Epoch, nn.Module], None] | None = None,
+) -> tuple[tuple[Epoch, ...], Handle | None]:
+    """Train the model in place and return its epochs and the handle that was attached.
+
+    checkpoint: gone on from when it is there, written whole after every epoch; the caller deletes it.
+    on_epoch is called after every epoch trained in this call. The model ends on the CPU in eval mode.
+    Raises InputError for unknown settings, a loss that is not finite, or a checkpoint of another training.
+    """
+    device = pick_device(settings.device)
+    model.to(device)
+    per_epoch = steps_per_epoch(len(data.train), settings.batch)
+    optimizer = make_optimizer(model, settings)
+    handle = attach(model, optimizer, settings.epochs * per_epoch, per_epoch) if attach else None
+    restart = handle.settle_from if isinstance(handle, TwoLevel) else 0
+    key = hashlib.sha256(repr((stage, seed, asdict(settings))).encode()).hexdigest()
+    epochs = _resume(checkpoint, key, model, optimizer, handle)
+    with handle if handle is not None else nullcontext():
+        for number in range(len(epochs), settings.epochs):
+            loss = _epoch(
+                model, data.train, optimizer, settings, seed=seed, number=number, restart=restart
+            )
+            if not math.isfinite(loss):
+                raise InputError(
+                    f"{stage}: the loss is not finite in epoch {number + 1}; lower lr {settings.lr:g}"
+                )
+            accuracy = evaluate(model, data.test, device)
+            epoch = Epoch(stage, number, loss, accuracy, handle.density if handle else 1.0)
+            epochs = (*epochs, epoch)
+            if checkpoint is not None and number + 1 < settings.epochs:
+                _save(checkpoint, key, model, optimizer, handle, epochs)
+            if on_epoch is not None:
+                on_epoch(epoch, model)
+    model.to("cpu").eval()
+    return epochs, handle
+
+
+def _epoch(
+    model: nn.Module,
+    images: Images,
+    optimizer: Optimizer,
+    settings: Train,
+    *,
+    seed: int,
+    number: int,
+    restart: int,
+) -> float:
+    """Train one epoch; return the mean loss over its samples."""
+    torch.manual_seed(_seed(seed, number, -1))
+    device = next(model.parameters()).device
+    per_epoch = steps_per_epoch(len(images), settings.batch)
+    order = torch.randperm(len(images), generator=_generator(seed, number, -2))
+    loss_function = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    model.train()
+    for step in range(per_epoch):
+        rate = learning_rate(settings, number * per_epoch + step, per_epoch, restart)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        indices = order[step * settings.batch : (step + 1) * settings.batch]
+        x, y = images.take(indices, _generator(seed, number, step))
+        x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
+        with _autocast(settings, device):
+            loss = loss_function(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total += loss.detach() * len(y)
+    return float(total) / min(len(images), per_epoch * settings.batch)
+
+
+def _autocast(settings: Train, device: torch.device) -> AbstractContextManager[object]:
+    # bfloat16 has float32's range: no loss scaling, so masks and levels meet true gradients.
+    if settings.amp and device.type == "cuda":
+        return torch.autocast("cuda", dtype=torch.bfloat16)
+    return nullcontext()
+
+
+def steps_per_epoch(samples: int, batch: int) -> int:
+    """Return the optimiser steps of an epoch; a last batch of a single sample is left out (batch norm fails on it)."""
+    steps, rest = divmod(samples, batch)
+    return max(1, steps + (rest > 1 or (rest == 1 and batch == 1)))
+
+
+def learning_rate(settings: Train, step: int, per_epoch: int, restart: int = 0) -> float:
+    """Return the rate of a step: linear warm-up, then constant, multistep, or cosine to 0 over the rest.
+
+    cosine_scale stretches the half period: above 1 the rate ends above 0 (papers/asni.md §4.1, number E9).
+    restart: the step at which the cosine begins anew, for the settling of a two-level network (§9.1, step 6).
+    """
+    warmup, total = settings.warmup * per_epoch, settings.epochs * per_epoch
+    if step < warmup:
+        return settings.lr * (step + 1) / warmup
+    if settings.schedule == "constant":
+        return settings.lr
+    if settings.schedule == "multistep":
+        return settings.lr * settings.gamma ** sum(step >= m * per_epoch for m in settings.milestones)
+    if settings.schedule == "cosine":
+        begin, end = (restart, total) if restart and step >= restart else (warmup, restart or total)
+        progress = (step - begin) / (settings.cosine_scale * max(1, end - begin))
+        return settings.lr * 0.5 * (1 + math.cos(math.pi * progress))
+    raise unknown("schedule", settings.schedule, ("constant", "cosine", "multistep"))
+
+
+def make_optimizer(model: nn.Module, settings: Train) -> Optimizer:
+    """Return the optimiser over all parameters that train; the Adams fused (torch's square root is slow on zeros)."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    decay, rate = settings.weight_decay, settings.lr
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(
+            parameters, rate, settings.momentum, weight_decay=decay, nesterov=settings.nesterov, foreach=True
+        )
+    if settings.optimizer == "adam":
+        return torch.optim.Adam(parameters, rate, weight_decay=decay, fused=True)
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, rate, weight_decay=decay, fused=True)
+    raise unknown("optimizer", settings.optimizer, ("sgd", "adam", "adamw"))
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device: "auto" is CUDA where it is there. Raises HostError for CUDA where it is not."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise unknown("device", name, ("auto", "cpu", "cuda")) from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise HostError(
+            f'device "{name}": this machine has no CUDA device that torch can use; set device = "cpu"'
+        )
+    return device
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, images: Images, device: torch.device | None = None) -> float:
+    """Return the top-1 accuracy as a fraction, in eval mode; the module's mode is put back."""
+    place = device if device is not None else next(model.parameters()).device
+    training = model.training
+    model.eval()
+    correct = sum(int((model(x.to(place)).argmax(1) == y.to(place)).sum()) for x, y in Loader(images, 500))
+    model.train(training)
+    return correct / len(images)
+
+
+def _seed(seed: int, epoch: int, step: int) -> int:
+    digest = hashlib.blake2b(f"{seed}/{epoch}/{step}".encode(), digest_size=7).digest()
+    return int.from_bytes(digest, "little")
+
+
+def _generator(seed: int, epoch: int, step: int) -> torch.Generator:
+    return torch.Generator().manual_seed(_seed(seed, epoch, step))
+
+
+def _save(
+    path: Path,
+    key: str,
+    model: nn.Module,
+    optimizer: Optimizer,
+    handle: Handle | None,
+    epochs: tuple[Epoch, ...],
+) -> None:
+    state = {
+        "key": key,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "handle": handle.state_dict() if handle else {},
+        "epochs": [asdict(epoch) for epoch in epochs],
+    }
+    with writing(path) as beside:
+        torch.save(state, beside)
+
+
+def _resume(
+    path: Path | None, key: str, model: nn.Module, optimizer: Optimizer, handle: Handle | None
+) -> tuple[Epoch, ...]:
+    """Load a checkpoint of this very training, if there is one, and return its epochs."""
+    if path is None or not path.exists():
+        return ()
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise FormatError(
+            f"{path}: not a checkpoint that can be read; delete it to start the stage again"
+        ) from error
+    if state["key"] != key:
+        return ()
+    model.load_state_dict(state["model"])
+    if handle is not None:
+        handle.load_state_dict(state["handle"])
+    optimizer.load_state_dict(state["optimizer"])
+    log.info("going on after epoch %d", len(state["epochs"]))
+    return tuple(Epoch(**epoch) for epoch in state["epochs"])

@@ -1,0 +1,53 @@
+"""Random damage under a correct digest: the tensors or a FormatError, never another exception."""
+
+import random
+
+import pytest
+from forge import seal
+from lies import HONEST
+
+from compressor.errors import FormatError
+from compressor.packed import reader
+
+
+def mutants(files, seed, count):
+    """Yield sealed files with one to four bytes changed, removed or inserted behind the safetensors header."""
+    random_ = random.Random(seed)
+    for _ in range(count):
+        data = random_.choice(files)
+        begin = 8 + int.from_bytes(data[:8], "little")
+        inner = bytearray(data[begin:-32])
+        for _ in range(random_.randint(1, 4)):
+            at = random_.randrange(len(inner))
+            what = random_.random()
+            if what < 0.8:
+                inner[at] = random_.choice([random_.randrange(256), inner[at] ^ 1 << random_.randrange(8)])
+            elif what < 0.9:
+                inner.insert(at, random_.choice([0, 1, 127, 128, 255]))
+            elif len(inner) > 1:
+                del inner[at]
+        yield seal(reader.outer(len(inner) + 32) + bytes(inner))
+
+
+def survive(tmp_path, fixtures, seed, count):
+    files = [HONEST, *(path.read_bytes() for path in sorted(fixtures.glob("v1-*.safetensors")))]
+    path = tmp_path / "w.safetensors"
+    read = 0
+    for mutant in mutants(files, seed, count):
+        path.write_bytes(mutant)
+        try:
+            reader.read(path)
+            read += 1
+        except FormatError:
+            pass
+    assert read < count / 10
+
+
+def test_damage_under_a_correct_digest_is_a_format_error(tmp_path, request):
+    survive(tmp_path, request.path.parents[1] / "fixtures", 0, 2_000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1, 5))
+def test_much_damage_under_a_correct_digest_is_a_format_error(tmp_path, request, seed):
+    survive(tmp_path, request.path.parents[1] / "fixtures", seed, 50_000)

@@ -1,0 +1,116 @@
+"""The reader: alone without torch, exact about damage, and the same as the project's unpack."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from compressor.errors import FormatError
+from compressor.packed import pack, reader
+
+WEIGHT = torch.tensor([[0.0, 1.5, 0.0], [0.0, 0.0, -2.5]])
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "net.safetensors"
+
+
+@pytest.fixture
+def packed(path):
+    weight = {f"fc{layer}.weight": WEIGHT * layer for layer in (1, 2)}
+    weight["fc1.bias"] = torch.ones(3)
+    pack(weight, path, mask={name: tensor != 0 for name, tensor in list(weight.items())[:2]})
+    return path
+
+
+def run(*code: str) -> str:
+    done = subprocess.run([sys.executable, "-I", *code], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def test_reading_sizes_and_show_do_not_import_torch(packed):
+    code = (
+        "import sys, compressor.packed as p; p.reader.read(sys.argv[1]); p.sizes(sys.argv[1]);"
+        "assert 'torch' not in sys.modules"
+    )
+    run("-c", code, str(packed))
+
+
+def test_the_copied_file_reads_without_the_project(packed, tmp_path):
+    shutil.copy(reader.__file__, tmp_path / "reader.py")
+    code = (
+        "import sys, json; sys.modules.update(compressor=None, torch=None); sys.path.insert(0, sys.argv[1])\n"
+        "import reader; file = reader.read(sys.argv[2])\n"
+        "print(json.dumps({name: one.data.tolist() for name, one in file.tensors.items()}))\n"
+        "try: reader.read(sys.argv[1])\n"
+        "except ValueError: pass\n"
+    )
+    found = json.loads(run("-c", code, str(tmp_path), str(packed)))
+    assert found == {
+        "fc1.weight": WEIGHT.tolist(),
+        "fc2.weight": (WEIGHT * 2).tolist(),
+        "fc1.bias": [1, 1, 1],
+    }
+
+
+def test_the_command_line_lists_the_tensors(packed, capsys):
+    assert reader.main([str(packed)]) == 0
+    assert capsys.readouterr().out.splitlines()[2] == "fc1.bias  F32 [3]  dense, 3 kept, 28 bytes"
+    assert reader.main([]) == 2
+    assert reader.main([str(packed.parent)]) == 3
+    assert "not a regular file" in capsys.readouterr().err
+
+
+def test_every_flipped_bit_is_a_format_error(packed):
+    data = packed.read_bytes()
+    for at in range(len(data)):
+        for bit in range(8):
+            packed.write_bytes(data[:at] + bytes([data[at] ^ 1 << bit]) + data[at + 1 :])
+            with pytest.raises(FormatError):
+                reader.read(packed)
+
+
+def test_a_truncated_file_is_a_format_error_at_every_length(packed):
+    data = packed.read_bytes()
+    for length in range(len(data)):
+        packed.write_bytes(data[:length])
+        with pytest.raises(FormatError):
+            reader.read(packed)
+
+
+def test_damage_in_a_section_names_the_tensor(packed):
+    data = bytearray(packed.read_bytes())
+    data[-32 - 1] ^= 1
+    packed.write_bytes(data)
+    with pytest.raises(FormatError, match=r'net.safetensors: tensor "fc1.bias" .*CRC-32.*pack it again'):
+        reader.read(packed)
+
+
+def test_a_file_is_recognised_before_it_is_checked(packed, tmp_path):
+    assert reader.is_packed(packed)
+    packed.write_bytes(packed.read_bytes()[:-1])
+    assert reader.is_packed(packed)
+    other = tmp_path / "other"
+    other.write_bytes(b"PK")
+    assert not reader.is_packed(other)
+    with pytest.raises(FormatError, match="other: is not a packed file"):
+        reader.read(other)
+
+
+def test_a_newer_version_says_so(packed):
+    data = bytearray(packed.read_bytes())
+    data[data.index(reader.MAGIC) + 4] = 9
+    packed.write_bytes(data)
+    with pytest.raises(FormatError, match="another version of the format than 1; update compressor"):
+        reader.read(packed)
+
+
+def test_the_reader_stands_in_one_file_with_numpy_only():
+    lines = Path(reader.__file__).read_text().splitlines()
+    imported = {line.split()[1].split(".")[0] for line in lines if line.startswith(("import ", "from "))}
+    assert imported - set(sys.stdlib_module_names) == {"numpy"}

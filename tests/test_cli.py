@@ -1,0 +1,277 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from job import NO_EXPORT, RECIPE, write_job
+from typer.testing import CliRunner
+
+import compressor
+from compressor.cli import app
+from compressor.packed import reader
+
+SETS = [part for text in NO_EXPORT for part in ("--set", text)]
+
+
+def call(*args: object):
+    return CliRunner().invoke(app, [str(arg) for arg in args])
+
+
+def python(*args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *args], check=False, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A folder with job.toml, data.npz and a run, not exported, with an ASNI-II start."""
+    folder = tmp_path_factory.mktemp("done")
+    recipe = write_job(folder, RECIPE + 'start = "levels"\n')
+    compressor.run(recipe, out=folder / "run", sets=NO_EXPORT)
+    return folder
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """A checkpoint with zeros, as another tool leaves it."""
+    state = {"fc.weight": torch.randn(6, 4), "fc.bias": torch.randn(6), "norm.weight": torch.ones(6)}
+    state["fc.weight"][:, ::2] = 0
+    torch.save(
+        {"state_dict": {f"module.{name}": tensor for name, tensor in state.items()}}, tmp_path / "net.th"
+    )
+    return tmp_path / "net.th", state
+
+
+def test_help_and_version_import_neither_torch_nor_numpy():
+    for argument in ("--help", "--version"):
+        code = (
+            "import sys; from compressor.cli import app\n"
+            f"try: app(['{argument}'])\nexcept SystemExit as end: assert end.code == 0\n"
+            "assert not {'torch', 'numpy', 'rich', 'onnx'} & set(sys.modules), sorted(sys.modules)"
+        )
+        result = python("-c", code)
+        assert result.returncode == 0, result.stderr
+
+
+def test_show_reads_every_kind_without_torch(done, tmp_path):
+    for path in (done / "run/model.safetensors", done / "run/start.safetensors", done / "run"):
+        code = (
+            "import sys; from compressor.cli import app\n"
+            f"try: app(['show', '{path}'])\nexcept SystemExit as end: assert end.code == 0\n"
+            "assert 'torch' not in sys.modules"
+        )
+        result = python("-c", code)
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.splitlines()[-1].startswith("next: ")
+
+
+def test_every_command_has_help():
+    for command in (
+        "run",
+        "prune",
+        "tune",
+        "pack",
+        "unpack",
+        "export",
+        "verify",
+        "show",
+        "methods",
+        "recipes",
+        "reader",
+    ):
+        assert call(command, "--help").exit_code == 0
+
+
+def test_run_prints_the_report_last_and_what_to_type_next(done):
+    result = call("run", done / "job.toml", "--out", done / "run", *SETS)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[-1] == f"next: compressor show {done / 'run'}"
+    assert "dense: done before, nothing changed" in result.stderr
+
+
+def test_run_json_is_the_report_and_nothing_more(done):
+    result = call("run", done / "job.toml", "--out", done / "run", "--json", *SETS)
+    assert json.loads(result.stdout)["version"] == 1
+    sweep = call("run", done / "job.toml", "--set", "prune.density=0.2,0.1", "--dry-run", "--json", *SETS)
+    assert [plan["kept"] for plan in json.loads(sweep.stdout)] == [8240, 4120]
+
+
+def test_a_dry_run_says_what_would_be(done):
+    result = call("run", done / "job.toml", "--dry-run", *SETS)
+    assert "2,060 of 41,200 prunable weights kept" in result.stdout
+
+
+def test_tune_from_the_start_file_beside_its_recipe_gives_the_run_s_bytes(done, tmp_path):
+    result = call("tune", "--start-file", done / "run/start.safetensors", "--out", tmp_path / "t.safetensors")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "t.safetensors").read_bytes() == (done / "run/model.safetensors").read_bytes()
+    assert "accuracy" in result.stdout
+
+
+def test_prune_then_tune_by_hand(done, tmp_path):
+    pruned = tmp_path / "pruned.safetensors"
+    data = f"npz:{done / 'data.npz'}"
+    result = call("prune", "--model", "lenet-300-100", "--data", data, "--weights", done / "run/stages/dense.safetensors",
+                  "--method", "magnitude", "--density", "0.1", "--out", pruned)  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "4,120 of 41,200 masked weights kept" in result.stdout
+    tuned = call(
+        "tune", "--start-file", pruned, "--recipe", done / "job.toml", "--out", tmp_path / "t", "--json"
+    )
+    assert json.loads(tuned.stdout)["kept"] == 4120
+
+
+def test_pack_wants_to_be_told_which_weights_are_pruned(weights, tmp_path):
+    path, state = weights
+    refused = call("pack", path, "--out", tmp_path / "out")
+    assert refused.exit_code == 3
+    assert "--mask-from-zeros" in refused.stderr
+    result = call("pack", path, "--mask-from-zeros", "--out", tmp_path / "out", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["kept"] == 12
+    unpacked = compressor.unpack(tmp_path / "out")
+    assert all(torch.equal(unpacked[name], tensor) for name, tensor in state.items())
+
+
+def test_pack_takes_a_saved_mask_and_lossy_values(weights, tmp_path):
+    path, state = weights
+    compressor.Mask({"fc.weight": state["fc.weight"] != 0}).save(tmp_path / "mask")
+    result = call("pack", path, "--mask", tmp_path / "mask", "--values", "float16", "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "largest error of the rounding" in result.stdout
+
+
+@pytest.mark.parametrize("to", ["safetensors", "npz-csr", "torch-csr"])
+def test_unpack_writes_what_other_tools_read_bit_for_bit(done, tmp_path, to):
+    out, path = tmp_path / "out.npz", done / "run/model.safetensors"
+    assert call("unpack", path, "--to", to, "--out", out).exit_code == 0
+    state = compressor.unpack(path)
+    weight, kept = state["fc2.weight"], reader.read(path).tensors["fc2.weight"].kept
+    if to == "safetensors":
+        from safetensors.torch import load_file
+
+        assert all(torch.equal(tensor, state[name]) for name, tensor in load_file(out).items())
+    elif to == "npz-csr":
+        arrays = np.load(out)
+        dense = np.zeros(arrays["fc2.weight.shape"], np.float32)
+        rows = np.repeat(np.arange(len(dense)), np.diff(arrays["fc2.weight.indptr"]))
+        dense[rows, arrays["fc2.weight.indices"]] = arrays["fc2.weight.data"]
+        assert np.array_equal(dense, weight.numpy())
+        assert len(arrays["fc2.weight.data"]) == kept
+    else:
+        loaded = torch.load(out, weights_only=True)
+        assert torch.equal(loaded["fc2.weight"].to_dense(), weight)
+        columns = loaded["fc2.weight"].col_indices()
+        assert columns.untyped_storage().nbytes() == columns.nbytes
+
+
+def test_reader_prints_the_file_that_stands_alone(tmp_path, done):
+    (tmp_path / "reader.py").write_text(call("reader").stdout)
+    result = subprocess.run(
+        [sys.executable, "-I", tmp_path / "reader.py", done / "run/model.safetensors"],
+        check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert "fc1.weight" in result.stdout, result.stderr
+
+
+def test_the_menus_are_listed():
+    assert set(json.loads(call("methods", "--json").stdout)) >= {"asni", "magnitude", "random"}
+    assert "digits" in json.loads(call("recipes", "--json").stdout)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["run", "digts"], 3, 'unknown recipe "digts"; did you mean "digits"?'),
+        (["run", "digits", "--set", "prune.densty=1"], 3, 'did you mean "prune.density"'),
+        (["run", "digits", "--nonsense"], 2, "No such option"),
+        (["show", "absent"], 3, "absent: cannot be read"),
+        (["show", "."], 3, "not a run folder"),
+        (["unpack", "absent", "--to", "zip", "--out", "x"], 2, "zip"),
+        (["unpack", "absent", "--to", "npz-csr", "--out", "x"], 3, "absent"),
+        (["pack", "absent", "--out", "x"], 3, "absent: cannot be read"),
+        (["export", "absent", "--out", "x.onnx"], 3, "absent: cannot be read"),
+        (["verify", "absent", "net.onnx"], 3, "absent: cannot be read"),
+        (["tune", "--start-file", "absent", "--out", "x"], 3, "absent: cannot be read"),
+        (["prune", "--method", "magnitude", "--density", "0.5", "--out", "x"], 3, "--model NAME and --data NAME"),
+        (["prune", "--model", "lenet-300-100", "--data", "digits", "--method", "asni", "--density", "0.5", "--out", "x"],
+         3, "prunes while it trains"),
+        (["prune", "--model", "lenet-300-100", "--data", "digits", "--method", "random", "--density", "2", "--out", "x"],
+         3, "density 2"),
+    ],
+)  # fmt: skip
+def test_bad_input_gets_one_sentence_and_its_exit_code(tmp_path, monkeypatch, arguments, code, message):
+    monkeypatch.chdir(tmp_path)
+    result = call(*arguments)
+    assert result.exit_code == code, result.output
+    assert message in result.stderr
+    assert code == 2 or len(result.stderr.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_traceback_shows_the_rest_wherever_it_stands():
+    for arguments in (["--traceback", "run", "digts"], ["run", "digts", "--traceback"]):
+        result = call(*arguments)
+        assert result.exit_code == 3
+        assert "Traceback" in result.stderr
+
+
+def test_a_directory_that_cannot_be_written_is_exit_4(done, tmp_path):
+    (tmp_path / "file").write_text("")
+    result = call(
+        "unpack", done / "run/model.safetensors", "--to", "safetensors", "--out", tmp_path / "file/x"
+    )
+    assert result.exit_code == 4, result.output
+
+
+def test_ctrl_c_is_exit_130_and_leaves_nothing_half_written(tmp_path):
+    recipe = write_job(tmp_path, RECIPE.replace("epochs = 4", "epochs = 400"))
+    command = [
+        sys.executable,
+        "-c",
+        "from compressor.cli import app; app()",
+        "run",
+        str(recipe),
+        "--out",
+        "out",
+    ]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    log = tmp_path / "out/log.jsonl"
+    while not (log.exists() and '"epoch"' in log.read_text()):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == "compressor: interrupted; the same command goes on from here"
+    assert not list((tmp_path / "out").rglob(".*.part"))
+    assert not (tmp_path / "out/stages/dense.json").exists()
+
+
+def test_export_and_verify_by_hand_with_the_recipe_beside_the_file(done, tmp_path):
+    model, onnx = done / "run/model.safetensors", tmp_path / "net.onnx"
+    exported = call("export", model, "--out", onnx)
+    assert exported.exit_code == 0, exported.output
+    verified = call("verify", model, onnx, "--runtime", "ort_cpu", "--json")
+    assert verified.exit_code == 0, verified.output
+    assert json.loads(verified.stdout)["passed"]
+    shown = call("show", onnx)
+    assert "its digest fits" in shown.stdout
+    onnx.write_bytes(onnx.read_bytes()[:-1] + b"0")
+    assert call("verify", model, onnx, "--runtime", "ort_cpu").exit_code in (3, 5)
+
+
+def test_a_stale_packed_file_is_exit_5_and_the_sentence_says_why(done, tmp_path):
+    onnx = tmp_path / "net.onnx"
+    assert call("export", done / "run/model.safetensors", "--out", onnx).exit_code == 0
+    stale = Path(done / "run/stages/prune.safetensors")
+    result = call("verify", stale, onnx, "--model", "lenet-300-100", "--data", f"npz:{done / 'data.npz'}")
+    assert result.exit_code == 5, result.output
+    assert result.stderr.startswith("compressor: ")

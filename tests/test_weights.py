@@ -1,0 +1,137 @@
+"""What is prunable, masks as plain data, and the collapse guard."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from compressor.errors import FormatError, InputError
+from compressor.flow import guard, reach
+from compressor.weights import Mask, aliases, find_mask, prunable
+
+
+class Everything(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(7, 8)
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.up = nn.ConvTranspose1d(2, 3, 2)
+        self.norm = nn.BatchNorm2d(4)
+        self.attention = nn.MultiheadAttention(8, 2)
+        self.fc = nn.Linear(8, 8)
+        self.again = self.fc
+        self.head = nn.Linear(8, 7)
+        self.head.weight = self.embed.weight
+
+
+def test_weights_of_linear_convolution_and_attention_are_prunable_and_nothing_else() -> None:
+    assert list(prunable(Everything())) == [
+        "conv.weight",
+        "up.weight",
+        "attention.in_proj_weight",
+        "attention.out_proj.weight",
+        "fc.weight",
+    ]
+
+
+def test_a_shared_weight_counts_once_under_its_first_name() -> None:
+    assert aliases(Everything()) == {
+        "again.weight": "fc.weight",
+        "again.bias": "fc.bias",
+        "head.weight": "embed.weight",
+    }
+
+
+def test_exclude_takes_patterns_and_refuses_one_that_matches_nothing() -> None:
+    assert "fc.weight" not in prunable(Everything(), exclude=["fc.*", "attention.*"])
+    with pytest.raises(InputError, match='did you mean "conv.weight"'):
+        prunable(Everything(), exclude=["conv.wieght"])
+
+
+def test_a_network_without_prunable_weights_is_an_input_error() -> None:
+    with pytest.raises(InputError, match="nothing is prunable"):
+        prunable(nn.BatchNorm1d(3))
+
+
+def test_a_mask_counts_what_it_holds_and_survives_a_file(tmp_path: Path) -> None:
+    mask = Mask({"a": torch.tensor([[True, False], [False, False]]), "b": torch.ones(3, dtype=torch.bool)})
+    assert (mask.kept, mask.total, mask.density) == (4, 7, 4 / 7)
+    assert mask.per_layer() == {"a": (1, 4), "b": (3, 3)}
+    mask.save(tmp_path / "mask.safetensors")
+    again = Mask.load(tmp_path / "mask.safetensors")
+    assert all(torch.equal(again[name], mask[name]) for name in mask)
+
+
+def test_a_file_that_is_no_mask_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"nonsense")
+    with pytest.raises(FormatError, match="not a safetensors file"):
+        Mask.load(tmp_path / "x")
+    with pytest.raises(InputError, match="cannot be read"):
+        Mask.load(tmp_path / "missing")
+
+
+def test_a_mask_of_numbers_is_refused() -> None:
+    with pytest.raises(InputError, match="not a bool tensor"):
+        Mask({"a": torch.ones(2)})
+
+
+def test_apply_leaves_positive_zeros_and_refuses_what_does_not_fit() -> None:
+    layer = nn.Linear(2, 2)
+    with torch.no_grad():
+        layer.weight.fill_(-1.0)
+    Mask({"weight": torch.tensor([[True, False], [False, True]])}).apply_(layer)
+    assert layer.weight.flatten().tolist() == [-1, 0, 0, -1]
+    assert torch.signbit(layer.weight).flatten().tolist() == [True, False, False, True]
+    with pytest.raises(InputError, match="does not fit"):
+        Mask({"weight": torch.ones(2, 3, dtype=torch.bool)}).apply_(layer)
+    with pytest.raises(InputError, match='did you mean "weight"'):
+        Mask({"wieght": torch.ones(2, 2, dtype=torch.bool)}).apply_(layer)
+
+
+def test_find_mask_takes_zeros_of_either_sign_as_pruned() -> None:
+    layer = nn.Linear(3, 1)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[0.0, -0.0, 1e-40]]))
+    assert find_mask(layer)["weight"].tolist() == [[False, False, True]]
+    assert list(find_mask(layer.state_dict())) == ["weight"]
+
+
+def test_reach_is_false_exactly_where_no_path_passes() -> None:
+    net = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))
+    mask = {
+        "0.weight": torch.tensor([[True, False], [True, False]]),
+        "2.weight": torch.tensor([[True, False]]),
+    }
+    reached = reach(net, mask, [torch.zeros(1, 2)])
+    # A weight into unit 1 feeds nothing; one out of unit 1 would be fed.
+    assert reached["0.weight"].tolist() == [[True, True], [False, False]]
+    assert reached["2.weight"].tolist() == [[True, True]]
+
+
+class Shortcut(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.head(nn.functional.layer_norm(self.a(x) + self.b(x), [4]))
+        return out
+
+
+def test_the_guard_lets_an_emptied_branch_pass_where_data_prove_another_path() -> None:
+    net = Shortcut()
+    mask = {name: torch.ones_like(p, dtype=torch.bool) for name, p in prunable(net).items()}
+    mask["b.weight"][:] = False
+    guard(net, mask, (4,))
+    with pytest.raises(InputError, match=r"nothing is kept in b\.weight.*data="):
+        guard(net, mask, None)
+    mask["head.weight"][:] = False
+    with pytest.raises(InputError, match=r"cut at b\.weight, head\.weight"):
+        guard(net, mask, (torch.zeros(3, 4), torch.zeros(3)))
+
+
+def test_reach_through_a_very_deep_network_neither_overflows_nor_vanishes() -> None:
+    net = nn.Sequential(*[nn.Linear(64, 64) for _ in range(200)])
+    mask = {name: torch.ones_like(p, dtype=torch.bool) for name, p in prunable(net).items()}
+    assert all(bool(r.all()) for r in reach(net, mask, [torch.zeros(1, 64)]).values())
