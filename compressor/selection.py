@@ -109,8 +109,7 @@ def layer_counts(shapes: Mapping[str, Sequence[int]], density: float, scope: str
     open_layers = [name for name in by_fraction if counts[name] < sizes[name]]
     for name in open_layers[: count - sum(counts.values())]:
         counts[name] += 1
-    for name in counts:
-        if counts[name] == 0:
-            counts[max(counts, key=counts.__getitem__)] -= 1
-            counts[name] = 1
+    for name in [name for name, size in counts.items() if size == 0]:
+        counts[max(counts, key=counts.__getitem__)] -= 1
+        counts[name] = 1
     return counts

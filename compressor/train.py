@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from compressor.data import Data, Images, Loader
@@ -132,7 +132,9 @@ def _epoch(
         x, y = images.take(indices, _generator(seed, number, step))
         x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
         with _autocast(settings, device):
-            loss = loss_function(model(x), y)
+            outputs = model(x)
+            # Networks with auxiliary heads (GoogLeNet, Inception) return a tuple while they train, logits first.
+            loss = loss_function(outputs if isinstance(outputs, Tensor) else outputs[0], y)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

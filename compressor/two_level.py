@@ -207,10 +207,10 @@ class TwoLevel:
             self._keep_largest()
 
     def _keep_largest(self, alive: Mapping[str, Tensor] | None = None) -> None:
-        """Keep the largest latents of each layer; given `alive`, others only where those do not suffice."""
+        """Keep the largest latents of each layer, of the places in `alive` where those suffice."""
         for name, layer in self._layers.items():
             score = layer.latent.abs()
-            if alive is not None:
+            if alive is not None and int(alive[name].sum()) >= len(layer.index):
                 score = torch.where(alive[name].to(score.device), score, score - torch.inf)
             layer.keep(keep_largest({name: score}, len(layer.index))[name])
 

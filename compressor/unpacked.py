@@ -1,6 +1,7 @@
 """`compressor unpack`: a packed file as what other tools read: safetensors, CSR in npz, CSR of torch."""
 
 import io
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -69,22 +70,29 @@ def _torch(path: Path, found: reader.Packed) -> bytes:
     state: dict[str, Any] = {}
     for name, tensor in packed.unpack(path).items():
         one = found.tensors[name]
-        if one.role == "alias":
-            continue
-        state[name] = tensor
         if one.role == "sparse":
-            columns, starts = _csr(one)
-            # Indices of their own: those of to_sparse_csr() are views, and saving them doubles the file.
-            csr = torch.sparse_csr_tensor(
-                torch.from_numpy(starts),
-                torch.from_numpy(columns),
-                tensor[torch.from_numpy(one.mask)],
-                size=(one.shape[0], tensor.numel() // max(one.shape[0], 1)) if one.shape else (1, 1),
-            )
+            csr = _torch_csr(one, tensor)
             state[name] = csr if len(one.shape) == 2 else {"csr": csr, "shape": list(one.shape)}
+        elif one.role == "dense":
+            state[name] = tensor
     buffer = io.BytesIO()
     torch.save(state, buffer)
     return buffer.getvalue()
+
+
+def _torch_csr(one: reader.Stored, tensor: torch.Tensor) -> torch.Tensor:
+    """Build it from indices of its own: those of to_sparse_csr() are views, and saving them doubles the file."""
+    columns, starts = _csr(one)
+    rows = one.shape[0] if one.shape else 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # "CSR is in beta", once per process
+        return torch.sparse_csr_tensor(
+            torch.from_numpy(starts),
+            torch.from_numpy(columns),
+            tensor[torch.from_numpy(np.asarray(one.mask))],
+            size=(rows, tensor.numel() // max(rows, 1)),
+            check_invariants=True,
+        )
 
 
 def _csr(one: reader.Stored) -> tuple[Array, Array]:

@@ -19,7 +19,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-UNIT: Final = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8, torch.float64: 2.0**-53}
+UNIT: Final = {
+    torch.float32: 2.0**-24,
+    torch.float16: 2.0**-11,
+    torch.bfloat16: 2.0**-8,
+    torch.float64: 2.0**-53,
+}
 RUNS: Final = 8
 DEGREES: Final = 64  # of freedom behind every sigma: its own error is then about 9 %
 TINY: Final = 2.0**-126  # below it float32 loses relative precision, and some runtimes flush to zero
@@ -67,7 +72,10 @@ class Reference:
     def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Return the outputs of one batch, flattened to a list, in float64."""
         with _plain(), _Float64():
-            return outputs_of(self.module(*_lifted(tuple(inputs))))
+            return self._outputs(inputs)
+
+    def _outputs(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        return [output.double() for output in outputs_of(self.module(*_lifted(tuple(inputs))))]
 
     def sigma(self, inputs: Sequence[Tensor], clean: Sequence[Tensor], *, seed: int = 0) -> list[Tensor]:
         """Return, per output tensor, the largest deviation in each sample's outputs: float64, shape (N,).
@@ -81,7 +89,7 @@ class Reference:
         squares = [torch.zeros_like(samples_of(output, count)) for output in clean]
         for _ in range(runs):
             with _plain(), _Rounded(self.unit, self._weights, generator):
-                noisy = outputs_of(self.module(*_lifted(tuple(inputs))))
+                noisy = self._outputs(inputs)
             for total, output, exact in zip(squares, noisy, clean, strict=True):
                 total += samples_of(output - exact, count).nan_to_num().square()
         own = [(total / runs).amax(dim=1).sqrt() for total in squares]
@@ -174,7 +182,9 @@ class _Rounded(_Float64):
             squares = func(*_over(args, torch.square), **squared)
             return squares.mul_(func(*_over(args, self._ones), **squared).add_(1).div_(2))
         if name in SUMS:
-            return func(args[0].square(), *args[1:], **kwargs).mul_(args[0].numel() / max(1, result.numel()) / 2 + 1)
+            return func(args[0].square(), *args[1:], **kwargs).mul_(
+                args[0].numel() / max(1, result.numel()) / 2 + 1
+            )
         if name == "cumsum":
             return func(args[0].square(), *args[1:], **kwargs).mul_(_length(args) / 2 + 1)
         if name in MEANS:
@@ -235,13 +245,17 @@ def _norm_squares(name: str, args: Sequence[Any], out: Sequence[Tensor]) -> Tens
         _, weight, bias, batch, channels, _, groups, _ = args
         spread = [batch, groups, 1]
         mean, rstd = (
-            value.reshape(spread).expand(batch, groups, channels // groups).reshape(batch, channels, *[1] * (inputs.ndim - 2))
+            value.reshape(spread)
+            .expand(batch, groups, channels // groups)
+            .reshape(batch, channels, *[1] * (inputs.ndim - 2))
             for value in out[1:3]
         )
         broadcast = [channels] + [1] * (inputs.ndim - 2)
     else:
         weight, bias = args[1], args[2]
-        fixed = name == "_native_batch_norm_legit_no_training" or (name == "native_batch_norm" and not args[5])
+        fixed = name == "_native_batch_norm_legit_no_training" or (
+            name == "native_batch_norm" and not args[5]
+        )
         mean, rstd = (args[3], (args[4] + args[-1]).rsqrt()) if fixed else (out[1], out[2])
         broadcast = [-1] + [1] * (inputs.ndim - 2)
         mean, rstd = mean.reshape(broadcast), rstd.reshape(broadcast)

@@ -78,7 +78,9 @@ def _is_batch(data: Any) -> bool:
     if not isinstance(data, list | tuple) or len(data) != 2:
         return False
     x, y = data
-    return (y is None or _is_array(y)) and (_is_array(x) or (isinstance(x, list | tuple) and all(map(_is_array, x))))
+    return (y is None or _is_array(y)) and (
+        _is_array(x) or (isinstance(x, list | tuple) and all(map(_is_array, x)))
+    )
 
 
 def _is_array(value: Any) -> bool:
@@ -98,7 +100,9 @@ def _clean(raw: Any, dtype: torch.dtype) -> Batch:
     inputs = tuple(_tensor(one, dtype) for one in (x if isinstance(x, list | tuple) else (x,)))
     count = len(inputs[0]) if inputs and inputs[0].ndim else -1
     if any(not one.ndim or len(one) != count for one in inputs) or count < 0:
-        raise InputError(f"inputs of shapes {[list(one.shape) for one in inputs]}; the first axis is the sample")
+        raise InputError(
+            f"inputs of shapes {[list(one.shape) for one in inputs]}; the first axis is the sample"
+        )
     for one in inputs:
         if one.is_floating_point() and not bool(torch.isfinite(one).all()):
             raise InputError("the data hold NaN or infinity; clean them first")

@@ -19,7 +19,9 @@ from exporters.verdict import Check
 Array = npt.NDArray[Any]
 
 
-def structure(packed: Packed, packed_path: Path, onnx: Path) -> tuple[list[Check], Graph | None, dict[str, Array]]:
+def structure(
+    packed: Packed, packed_path: Path, onnx: Path
+) -> tuple[list[Check], Graph | None, dict[str, Array]]:
     """Return the findings of check 1, the graph, and its tensors as our own decoder rebuilds them.
 
     Tensors that the graph does not have are not judged here (see `missing`). Raises InputError if the ONNX
@@ -28,7 +30,11 @@ def structure(packed: Packed, packed_path: Path, onnx: Path) -> tuple[list[Check
     try:
         graph = read(onnx)
         if not graph.digest_ok:
-            return [_failed("", f"{onnx.name}: its bytes are not those its digest was made of; damaged")], None, {}
+            return (
+                [_failed("", f"{onnx.name}: its bytes are not those its digest was made of; damaged")],
+                None,
+                {},
+            )
         decoded = decode(onnx)
     except FormatError as error:
         return [_failed("", str(error))], None, {}
@@ -43,7 +49,9 @@ def structure(packed: Packed, packed_path: Path, onnx: Path) -> tuple[list[Check
     if not found:
         aliases = [f"{n} = {s.alias_of}" for n, s in packed.tensors.items() if s.alias_of is not None]
         text = f"{len(decoded)} tensors, same names, shapes and zeros; digest right"
-        text += "" if "compressor.packed_sha256" in graph.metadata else "; packed file not recorded in the ONNX"
+        text += (
+            "" if "compressor.packed_sha256" in graph.metadata else "; packed file not recorded in the ONNX"
+        )
         text += f"; aliases: {', '.join(aliases)}" if aliases else ""
         found = [Check("structure", "", "", True, len(decoded), None, text)]
     return found, graph, decoded
@@ -63,9 +71,13 @@ def absent(packed: Packed, graph: Graph, unused: Mapping[str, bool] | None) -> l
     found = []
     for name in missing(packed, graph):
         if unused is None and packed.tensors[name].dtype[0] in "IU":
-            found.append(Check("structure", "", name, True, None, None, "not in the ONNX; an integer; no reference"))
+            found.append(
+                Check("structure", "", name, True, None, None, "not in the ONNX; an integer; no reference")
+            )
         elif unused is None:
-            text = "not in the ONNX, and no reference to show that the network does without it; give the model"
+            text = (
+                "not in the ONNX, and no reference to show that the network does without it; give the model"
+            )
             found.append(_failed(name, text))
         elif unused[name]:
             text = "not in the ONNX; the float64 reference does not depend on it"
@@ -85,7 +97,10 @@ def bits(packed: Packed, graph: Graph, decoded: Mapping[str, Array], onnx: Path)
         session = open_session(chains_model(onnx), ort_cpu.PROVIDER, {})
         rebuilt = dict(zip(graph.chains, session.run(None, {}), strict=True))
     except Exception as error:  # whatever a runtime raises is the finding
-        return [*found, Check("bits", "ort_cpu", "", False, None, None, f"cannot run the decode chains ({error})")]
+        return [
+            *found,
+            Check("bits", "ort_cpu", "", False, None, None, f"cannot run the decode chains ({error})"),
+        ]
     return found + _compared(packed, rebuilt, "ort_cpu", "the graph's decode chains in onnxruntime")
 
 

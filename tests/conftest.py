@@ -17,5 +17,7 @@ DATA = Path(os.environ.get("COMPRESSOR_DATA", Path(__file__).parents[1] / ".." /
 @pytest.fixture
 def data_dir() -> Path:
     if not DATA.is_dir():
-        pytest.skip("no real data: set COMPRESSOR_DATA to a folder that holds MNIST/raw and the CIFAR-10 parts")
+        pytest.skip(
+            "no real data: set COMPRESSOR_DATA to a folder that holds MNIST/raw and the CIFAR-10 parts"
+        )
     return DATA.resolve()

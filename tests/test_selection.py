@@ -54,14 +54,12 @@ def test_m3_all_equal_scores_keep_the_earliest_positions() -> None:
         (50, 0.01, 1),
         (24112, 0.2, 4822),
         (24112, 0.05, 1206),
-    ]
-    + [
         (83900, 0.2, 16780),
         (83900, 0.05, 4195),
         (14715584, 0.05, 735779),
         (100, 0.145, 15),
         (7, 1.0, 7),
-        (9, 1e-9, 1),
+        (9, 1e-09, 1),
     ],
 )
 def test_the_count_is_rounded_half_up_and_at_least_one(total: int, density: float, count: int) -> None:
@@ -136,7 +134,7 @@ def test_global_selection_equals_a_stable_sort(
     values: list[list[float]], density: float, dtype: torch.dtype
 ) -> None:
     scores = {str(i): torch.tensor(v, dtype=dtype) for i, v in enumerate(values)}
-    flat = [(-value, place) for place, value in enumerate(sum(values, []))]
+    flat = [(-value, place) for place, value in enumerate([v for part in values for v in part])]
     kept = {place for _, place in sorted(flat)[: kept_count(density, len(flat))]}
     mask = torch.cat(list(select(scores, density).values()))
     assert set(mask.nonzero().flatten().tolist()) == kept

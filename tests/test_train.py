@@ -83,7 +83,7 @@ def test_training_learns_and_repeats_to_the_same_bits(digits: Data) -> None:
     assert train.fit(other, digits, QUICK, seed=1, stage="dense")[0] != runs[0][0]
 
 
-class Stop(Exception):
+class StopError(Exception):
     pass
 
 
@@ -103,12 +103,12 @@ def test_a_stopped_training_goes_on_to_the_same_bits(
 
     def stop(epoch: train.Epoch, _: nn.Module) -> None:
         if epoch.epoch == 2:
-            raise Stop
+            raise StopError
 
     whole = network(digits)
     train.fit(whole, digits, settings, seed=0, stage="x", attach=attach)
     path = tmp_path / "checkpoint.pt"
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         train.fit(
             network(digits),
             digits,
@@ -139,7 +139,7 @@ def test_a_stopped_training_goes_on_to_the_same_bits(
 def test_a_damaged_checkpoint_is_named(digits: Data, tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
     path.write_bytes(b"nonsense")
-    with pytest.raises(FormatError, match="checkpoint.pt"):
+    with pytest.raises(FormatError, match=r"checkpoint\.pt"):
         train.fit(network(digits), digits, QUICK, seed=0, stage="x", checkpoint=path)
 
 

@@ -45,7 +45,7 @@ def test_a_shared_weight_counts_once_under_its_first_name() -> None:
 
 def test_exclude_takes_patterns_and_refuses_one_that_matches_nothing() -> None:
     assert "fc.weight" not in prunable(Everything(), exclude=["fc.*", "attention.*"])
-    with pytest.raises(InputError, match='did you mean "conv.weight"'):
+    with pytest.raises(InputError, match=r'did you mean "conv\.weight"'):
         prunable(Everything(), exclude=["conv.wieght"])
 
 

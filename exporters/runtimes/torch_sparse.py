@@ -104,7 +104,9 @@ class _Sparse(TorchDispatchMode):
 _PRODUCTS: Final = {"mm": (0, 1), "addmm": (1, 2), "convolution": (1,)}
 
 
-def _sparse(name: str, args: Sequence[Any], position: int, csr: Tensor, shape: tuple[int, ...]) -> Tensor | str:
+def _sparse(
+    name: str, args: Sequence[Any], position: int, csr: Tensor, shape: tuple[int, ...]
+) -> Tensor | str:
     """Return the product computed with CSR, or the reason why it cannot be."""
     if name == "convolution":
         return _convolution(args, csr)
@@ -130,12 +132,15 @@ def _convolution(args: Sequence[Any], csr: Tensor) -> Tensor | str:
         return wide.squeeze(2) if isinstance(wide, Tensor) else wide
     kernel = weight.shape[2:]
     sizes = [
-        (inputs.shape[2 + i] + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i in (0, 1)
+        (inputs.shape[2 + i] + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1
+        for i in (0, 1)
     ]
     step = max(1, CHUNK // max(1, weight[0].numel() * math.prod(sizes)))
     parts = []
     for chunk in inputs.split(step):
-        columns = unfold(chunk, kernel, dilation, padding, stride).transpose(0, 1).reshape(weight[0].numel(), -1)
+        columns = (
+            unfold(chunk, kernel, dilation, padding, stride).transpose(0, 1).reshape(weight[0].numel(), -1)
+        )
         parts.append((csr @ columns).view(weight.shape[0], len(chunk), *sizes).transpose(0, 1))
     result = torch.cat(parts).contiguous()
     return result if bias is None else result + bias.view(-1, 1, 1)

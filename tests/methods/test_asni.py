@@ -1,4 +1,4 @@
-"""ASNI-I: the normalised curve (E6), the author's own curve as the reference that reproduces his logs (E1 to E5, E7)."""
+"""ASNI-I: the normalised curve (E6), and the author's own, which reproduces his logs (E1 to E5, E7)."""
 
 import struct
 from collections.abc import Callable

@@ -106,7 +106,7 @@ def test_nan_weights_are_refused_by_name() -> None:
     net: Any = nn.Sequential(nn.Linear(2, 2))
     with torch.no_grad():
         net[0].weight[0, 0] = float("nan")
-    with pytest.raises(InputError, match='"0.weight" holds NaN'):
+    with pytest.raises(InputError, match=r'"0\.weight" holds NaN'):
         compressor.prune(net, "magnitude", density=0.5)
 
 
