@@ -45,7 +45,7 @@ def reach(model: nn.Module, mask: Mapping[str, Tensor], inputs: Sequence[Tensor]
     features is 0 everywhere; each layer divided by its largest row sum, so that depth does not overflow.
     The caller's module and the global random state are untouched.
     """
-    probe = copy.deepcopy(model).to("cpu", torch.float64).eval()
+    probe = copy.deepcopy(model).to(torch.float64).eval()
     weights = fit(probe, mask)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -58,30 +58,32 @@ def reach(model: nn.Module, mask: Mapping[str, Tensor], inputs: Sequence[Tensor]
             elif parameter.dim() >= 2:
                 parameter.copy_(_positive(parameter, generator))
         for name, weight in weights.items():
-            weight.mul_(mask[name].cpu())
+            weight.mul_(mask[name].to(weight.device))
         for parameter in probe.parameters():
             if parameter.dim() >= 2:
                 parameter.div_(parameter.flatten(1).sum(1).max().clamp_min(1e-300))
-        examples = [_positive(x, generator) if x.is_floating_point() else x.cpu() for x in inputs]
+        device = next(iter(weights.values())).device
+        examples = [_positive(x, generator) if x.is_floating_point() else x for x in inputs]
+        examples = [x.to(device) for x in examples]
     for parameter in probe.parameters():
         parameter.requires_grad_(True)
     with torch.enable_grad():
         total = _scalar(probe(*examples))
         gradients = torch.autograd.grad(total, list(weights.values()), allow_unused=True)
     return {
-        name: torch.zeros_like(weight, dtype=torch.bool) if gradient is None else gradient != 0
+        name: (torch.zeros_like(weight) if gradient is None else gradient).ne(0).cpu()
         for (name, weight), gradient in zip(weights.items(), gradients, strict=True)
     }
 
 
 def _positive(like: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.rand(like.shape, generator=generator, dtype=torch.float64) + 0.5
+    return (torch.rand(like.shape, generator=generator, dtype=torch.float64) + 0.5).to(like.device)
 
 
 def _scalar(outputs: Any) -> Tensor:
     """Sum every floating output with unequal coefficients: a softmax sums to 1 and would hide its flow."""
     if isinstance(outputs, Tensor):
-        coefficients = torch.linspace(1, 2, outputs.numel(), dtype=outputs.dtype).view(outputs.shape)
+        coefficients = torch.linspace(1, 2, outputs.numel(), dtype=outputs.dtype, device=outputs.device).view(outputs.shape)
         return (outputs * coefficients).sum()
     values = outputs.values() if isinstance(outputs, Mapping) else outputs
     parts = [_scalar(value) for value in values if isinstance(value, Tensor | Mapping | tuple | list)]

@@ -56,14 +56,16 @@ def run(
     if dry_run:
         plans = [plan(each) for each in runs]
         return plans if len(plans) > 1 else plans[0]
-    reports = [_walk(each, folders) for each in runs]
-    for each, found in zip(runs, reports, strict=True):
-        _raise_failure(each, found)
+    walks = [_walk(each, folders) for each in runs]
+    for folder, (_, failures) in zip(folders, walks, strict=True):
+        if failures:
+            raise VerificationError(f"{folder}: {'; '.join(failures)}")
+    reports = [found for found, _ in walks]
     return reports if len(reports) > 1 else reports[0]
 
 
-def _walk(walked: Run, siblings: Sequence[Path]) -> Report:
-    """Do, or skip, every stage in turn."""
+def _walk(walked: Run, siblings: Sequence[Path]) -> tuple[Report, list[str]]:
+    """Do, or skip, every stage in turn; return the report and what failed in verification."""
     folder = walked.folder
     with locked(folder), threads(walked.recipe.train.threads):
         text = recipes.dumps(walked.recipe)
@@ -76,21 +78,25 @@ def _walk(walked: Run, siblings: Sequence[Path]) -> Report:
             if not stage.wanted(walked.recipe):
                 forget(folder, name)
                 continue
-            step = stage.step(walked)
-            done = finished(folder, step) or adopt(folder, step, siblings)
-            if done is None:
-                forget(folder, "report")
-                begin(folder, step)
-                walked.tell("stage", stage=name)
-                done = stage.act(walked)
-                if name == "verify" and done["failures"]:
-                    results[name] = done
-                    continue
-                finish(folder, step, done)
-            else:
-                walked.tell("kept", stage=name)
-            results[name] = done
-        return _report(walked, results, around)
+            results[name] = _do(walked, name, siblings)
+        failures = results.get("verify", {}).get("failures", [])
+        return _report(walked, results, around), failures
+
+
+def _do(walked: Run, name: str, siblings: Sequence[Path]) -> Result:
+    """Return what a stage found: before, in another member of the sweep, or now."""
+    step = STAGES[name].step(walked)
+    done = finished(walked.folder, step) or adopt(walked.folder, step, siblings)
+    if done is not None:
+        walked.tell("kept", stage=name)
+        return done
+    forget(walked.folder, "report")
+    begin(walked.folder, step)
+    walked.tell("stage", stage=name)
+    done = STAGES[name].act(walked)
+    if not done.get("failures"):  # what failed is looked at again
+        finish(walked.folder, step, done)
+    return done
 
 
 def _report(walked: Run, results: dict[str, Result], around: dict[str, Any]) -> Report:
@@ -105,13 +111,6 @@ def _report(walked: Run, results: dict[str, Result], around: dict[str, Any]) -> 
         finish(walked.folder, step, {})
     walked.tell("done", folder=str(walked.folder))
     return found
-
-
-def _raise_failure(walked: Run, found: Report) -> None:
-    checks = found["verification"].get("checks", [])
-    failed = [check["message"] for check in checks if not check["passed"]]
-    if not found["verification"].get("passed", True):
-        raise VerificationError(f"{walked.folder}: {'; '.join(failed) or 'verification failed'}")
 
 
 def _check(walked: Run) -> None:

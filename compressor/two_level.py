@@ -27,10 +27,10 @@ from compressor.weights import Mask, fit
 _SETTLE: Final = 0.2
 _MOVE_UNTIL: Final = 0.7
 _MOVE_EVERY: Final = 20
-_PATHS_EVERY: Final = 200
+_PATHS_EVERY: Final = 100
 _LEVEL_RATE: Final = 1e-3
 _LEVEL_FLOOR: Final = 1e-4
-_PATH_ROUNDS: Final = 20
+_RELEASE: Final = 0.05
 
 
 def tied(
@@ -187,32 +187,25 @@ class TwoLevel:
                 layer.second.zero_()
 
     def _choose(self) -> None:
-        """Choose the mask again among all latents, per layer; the last time until no kept weight is on a dead path."""
-        if self._step == self._fixed_from:
-            self._keep_largest()
-            alive = {name: torch.ones_like(kept) for name, kept in self.mask.items()}
-            for _ in range(_PATH_ROUNDS):
-                mask = self.mask
-                reached = reach(self._model, mask, self._inputs)
-                if not any(bool((mask[name] & ~reached[name]).any()) for name in mask):
-                    break
-                # Layers choose at once, so what was dead stays out: else two layers could miss each other for ever.
-                alive = {name: alive[name] & reached[name] for name in mask}
-                self._keep_largest(alive)
-        elif self._step % _MOVE_EVERY == 0:
-            if self._step % _PATHS_EVERY == 0:
-                reached = reach(self._model, self.mask, self._inputs)
-                for name, layer in self._layers.items():
-                    layer.latent.masked_fill_(layer.kept() & ~reached[name].to(layer.latent.device), 0.0)
-            self._keep_largest()
+        """Choose the mask again among all latents, per layer."""
+        last = self._step == self._fixed_from
+        if last or self._step % _PATHS_EVERY == 0:
+            self._release_dead()
+        if last or self._step % _MOVE_EVERY == 0:
+            for name, layer in self._layers.items():
+                layer.keep(keep_largest({name: layer.latent.abs()}, len(layer.index))[name])
 
-    def _keep_largest(self, alive: Mapping[str, Tensor] | None = None) -> None:
-        """Keep the largest latents of each layer, of the places in `alive` where those suffice."""
+    def _release_dead(self) -> None:
+        """Set latents of kept weights on no input-output path to 0, the smallest first, so that others take over.
+
+        Dead weights do nothing, but each that takes over enters at a full level: all at once can wreck the network.
+        """
+        reached = reach(self._model, self.mask, self._inputs)
         for name, layer in self._layers.items():
-            score = layer.latent.abs()
-            if alive is not None and int(alive[name].sum()) >= len(layer.index):
-                score = torch.where(alive[name].to(score.device), score, score - torch.inf)
-            layer.keep(keep_largest({name: score}, len(layer.index))[name])
+            flat = layer.latent.view(-1)
+            dead = layer.index[~reached[name].flatten().to(flat.device)[layer.index]]
+            some = max(1, round(_RELEASE * len(layer.index)))
+            flat[dead[flat[dead].abs().argsort(stable=True)[:some]]] = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the rest of the training depends on, as plain tensors and numbers."""

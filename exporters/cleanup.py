@@ -137,8 +137,8 @@ def _evaluate(node: ir.Node, inputs: list[Array | None]) -> Array:
     proto = helper.make_node(node.op_type, names, ["out"])
     proto.attribute.extend(attributes)
     feeds = {name: array for name, array in zip(names, inputs, strict=True) if name}
-    opsets: Any = {"": OPSET}  # its annotation has key and value the wrong way round
-    return np.asarray(ReferenceEvaluator(proto, opsets=opsets).run(None, feeds)[0])
+    outputs: Any = ReferenceEvaluator(proto, opsets={"": OPSET}).run(None, feeds)
+    return np.asarray(outputs[0])
 
 
 def _infer_batch(graph: ir.Graph, constants: dict[ir.Value, Array]) -> None:

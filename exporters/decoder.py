@@ -29,9 +29,11 @@ def decode(path: Path | str) -> dict[str, Array]:
     for node in nodes:
         try:
             outputs = run(node, [values[name] for name in node.input])
-        except (DecodeError, KeyError) as error:
+        except KeyError as error:
+            raise FormatError(f"{path}: {error} is read before it is made; the file is damaged") from error
+        except DecodeError as error:
             raise FormatError(
-                f"{path}: node {node.op_type} for {node.output[0]}: {error}; the file is damaged"
+                f"{path}: {node.op_type} {node.output[0]}: {error}; the file is damaged"
             ) from error
         values.update(zip(node.output, outputs, strict=True))
         tensors.update({name: values[name] for name in node.output if name in keys})

@@ -1,6 +1,7 @@
 """Which sparse tensors become compact, in which groups, by which code: what is smaller, by counting."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -28,7 +29,7 @@ def chains(weights: Sequence[Weight]) -> list[Chain]:
     The order of `weights` decides all others, so that the bytes are reproducible.
     """
     made: list[Chain] = []
-    for group in _groups(weights):
+    for group in _groups([_plain(one, weights) for one in weights]):
         for part in _split(group):
             code, width, _ = _cheapest(part)
             positions, total = _positions(part)
@@ -36,6 +37,14 @@ def chains(weights: Sequence[Weight]) -> list[Chain]:
             if chain.size < sum(one.bits.nbytes for one in part):
                 made.append(chain)
     return made
+
+
+def _plain(one: Weight, others: Sequence[Weight]) -> Weight:
+    """In a network of float values, let a tensor of one or two kept weights share its neighbours' chain."""
+    few = int(one.mask.sum()) <= 2
+    if few and any(other.levels is None and other.dtype == one.dtype for other in others):
+        return replace(one, levels=None)
+    return one
 
 
 def _groups(weights: Sequence[Weight]) -> list[list[Weight]]:

@@ -68,7 +68,8 @@ def cheapest(positions: Index, total: int, value_bits: int) -> tuple[str, int, i
             bits = slots * (width + value_bits) + unary + 8 * ELIAS_FANO_BYTES
             found.append((bits, "elias-fano", width))
     if total + 8 <= LARGEST:
-        found.append((total + padding(total) + (slots + 1) * value_bits, "bitmask", 1))
+        table = kept + 1 + padding(kept + 1)
+        found.append((total + padding(total) + table * value_bits, "bitmask", 1))
     if not found:
         return "", 0, 0
     bits, code, width = min(found)

@@ -158,7 +158,8 @@ def test_unpack_writes_what_other_tools_read_bit_for_bit(done, tmp_path, to):
 
         assert all(torch.equal(tensor, state[name]) for name, tensor in load_file(out).items())
     elif to == "npz-csr":
-        arrays = np.load(out)
+        with np.load(out) as file:
+            arrays = dict(file)
         dense = np.zeros(arrays["fc2.weight.shape"], np.float32)
         rows = np.repeat(np.arange(len(dense)), np.diff(arrays["fc2.weight.indptr"]))
         dense[rows, arrays["fc2.weight.indices"]] = arrays["fc2.weight.data"]

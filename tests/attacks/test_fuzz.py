@@ -11,7 +11,7 @@ from compressor.packed import reader
 
 
 def mutants(files, seed, count):
-    """Yield sealed files with one to four bytes changed, removed or inserted behind the safetensors header."""
+    """Yield sealed files with one to four changes behind the safetensors header."""
     random_ = random.Random(seed)
     for _ in range(count):
         data = random_.choice(files)
@@ -29,7 +29,8 @@ def mutants(files, seed, count):
         yield seal(reader.outer(len(inner) + 32) + bytes(inner))
 
 
-def survive(tmp_path, fixtures, seed, count):
+def survive(tmp_path, fixtures, monkeypatch, seed, count):
+    monkeypatch.setattr(reader, "memory_limit", lambda size: 1 << 20)  # a mutant may claim 128 MiB of zeros
     files = [HONEST, *(path.read_bytes() for path in sorted(fixtures.glob("v1-*.safetensors")))]
     path = tmp_path / "w.safetensors"
     read = 0
@@ -43,11 +44,11 @@ def survive(tmp_path, fixtures, seed, count):
     assert read < count / 10
 
 
-def test_damage_under_a_correct_digest_is_a_format_error(tmp_path, request):
-    survive(tmp_path, request.path.parents[1] / "fixtures", 0, 2_000)
+def test_damage_under_a_correct_digest_is_a_format_error(tmp_path, request, monkeypatch):
+    survive(tmp_path, request.path.parents[1] / "fixtures", monkeypatch, 0, 2_000)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(1, 5))
-def test_much_damage_under_a_correct_digest_is_a_format_error(tmp_path, request, seed):
-    survive(tmp_path, request.path.parents[1] / "fixtures", seed, 50_000)
+def test_much_damage_under_a_correct_digest_is_a_format_error(tmp_path, request, monkeypatch, seed):
+    survive(tmp_path, request.path.parents[1] / "fixtures", monkeypatch, seed, 10_000)

@@ -49,10 +49,8 @@ def masked(draw, dtypes=tuple(d for d in DTYPES if d not in NEVER_SPARSE), value
     generator = np.random.default_rng(draw(st.integers(0, 2**32)))
     n = int(np.prod(shape, dtype=np.int64))
     density = draw(DENSITIES)
-    if density == "one":
-        mask = np.arange(n) == (generator.integers(n) if n else 0)
-    else:
-        mask = generator.random(n) < density
+    survivor = generator.integers(n) if n else 0
+    mask = np.arange(n) == survivor if density == "one" else generator.random(n) < density
     size = np.dtype(DTYPES[dtype]).itemsize
     if values == "levels":
         pool = generator.choice(np.array([-2.5, -1.0, -0.125, 0.5, 3.0]), 2, replace=False)

@@ -150,6 +150,7 @@ def test_the_page_names_the_numbers_of_the_code():
     ).replace(" (has a mask)", "")
     assert f"{reader.MAX_TENSORS:,} tensors" in page
     assert f"at most {reader.MAX_RANK}" in page
+    assert "128 MiB + 16,384 " in page
     assert f"1 to {reader.MAX_NAME:,} bytes" in page
-    assert reader.memory_limit(10) == 2**30 + 4096 * 10
+    assert reader.memory_limit(10) == 2**27 + 16_384 * 10
     assert container.number(300) == b"\xac\x02"
