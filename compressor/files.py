@@ -4,7 +4,7 @@ import hashlib
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from compressor.errors import HostError, InputError
@@ -51,7 +51,8 @@ def writing(path: Path | str) -> Iterator[Path]:
     except OSError as error:
         raise HostError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink()
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:

@@ -150,19 +150,17 @@ def verify_file(
     runtimes: Sequence[str],
 ) -> "Verdict":
     """Hold an ONNX file against a packed one; without a network there is no reference, as the rows say."""
-    packed_file = reader.read(path)
+    kind = reader.read(path).kind
     read_bytes(onnx)
     if samples != "all" and not samples.isdigit():
         raise InputError(f'--samples {samples}: give a number of inputs, or "all"')
-    options = {"samples": samples if samples == "all" else int(samples), "runtimes": runtimes or None}
-    known = bool(model) or (path.parent / RECIPE).is_file()
-    if packed_file.kind != "network" or not known:
-        return exporters.verify(path, onnx, **options)
-    run = context(path, data_dir, model=model, data=data)
-    network, _ = _network(run, path)
-    return exporters.verify(
-        path, onnx, model=network, data=Loader(run.data().test, run.recipe.train.batch), **options
-    )
+    count: int | str = samples if samples == "all" else int(samples)
+    network, batches = None, None
+    if kind == "network" and (model or (path.parent / RECIPE).is_file()):
+        run = context(path, data_dir, model=model, data=data)
+        network, _ = _network(run, path)
+        batches = Loader(run.data().test, run.recipe.train.batch)
+    return exporters.verify(path, onnx, model=network, data=batches, samples=count, runtimes=runtimes or None)
 
 
 def refuse(verdict: "Verdict") -> None:

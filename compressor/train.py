@@ -5,6 +5,7 @@ global generator, which is seeded anew for every epoch, so that a killed run goe
 """
 
 import hashlib
+import io
 import logging
 import math
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ from torch.optim import Optimizer
 
 from compressor.data import Data, Images, Loader
 from compressor.errors import FormatError, HostError, InputError, unknown
-from compressor.files import writing
+from compressor.files import write_bytes
 from compressor.recipe import Train
 from compressor.two_level import TwoLevel
 
@@ -98,10 +99,11 @@ def fit(
             accuracy = evaluate(model, data.test, device)
             epoch = Epoch(stage, number, loss, accuracy, handle.density if handle else 1.0)
             epochs = (*epochs, epoch)
-            if checkpoint is not None and number + 1 < settings.epochs:
-                _save(checkpoint, key, model, optimizer, handle, epochs)
             if on_epoch is not None:
                 on_epoch(epoch, model)
+            # After on_epoch: whatever it writes must be there before a checkpoint says that the epoch is over.
+            if checkpoint is not None and number + 1 < settings.epochs:
+                _save(checkpoint, key, model, optimizer, handle, epochs)
     model.to("cpu").eval()
     return epochs, handle
 
@@ -240,8 +242,10 @@ def _save(
         "handle": handle.state_dict() if handle else {},
         "epochs": [asdict(epoch) for epoch in epochs],
     }
-    with writing(path) as beside:
-        torch.save(state, beside)
+    # Through memory: on a full disk torch.save raises RuntimeError, a plain write the OSError that is ours to tell.
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_bytes(path, buffer.getvalue())
 
 
 def _resume(

@@ -7,7 +7,8 @@ from typing import Final
 import numpy as np
 from onnx import TensorProto, helper
 
-from exporters.chains import Array, Chain, Weight, build
+from exporters.chains import Array, Chain, Weight
+from exporters.nodes import build
 from exporters.positions import Index, cheapest, encode
 
 # Above, one chain costs load time and memory (25 M weights: 2 s and 830 MB, instead of 0.4 s and 370 MB).

@@ -160,9 +160,7 @@ def declared(
     makers = {name: node for node in nodes for name in node.output}
     constants = {i.name: i for i in graph.initializer}
     try:
-        node = makers[key]
-        reshape = makers[node.input[1]] if node.op_type == "Gather" else node
-        sizes = array_of(path, constants[reshape.input[1]])
+        sizes = array_of(path, constants[makers[key].input[1]])
         name = key
         for _ in makers:  # a damaged graph may run in a circle
             maker = makers.get(name)

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import numpy.typing as npt
 import onnx_ir as ir
-from onnx import GraphProto, ModelProto, helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, defs, helper
 
 from exporters.chains import tensor
 from exporters.graph import INNER, OPSET
@@ -88,13 +88,16 @@ def bare(model: ir.Model, constants: Mapping[str, Array]) -> ModelProto:
 
 
 def _strip(graph: GraphProto) -> None:
-    """Take names, texts and metadata off the nodes, those in branches and loops included."""
+    """Take names, texts, metadata and defaults off the nodes, those in branches and loops included."""
     for value in (*graph.input, *graph.output):
         value.ClearField("metadata_props")
         value.ClearField("doc_string")
     for node in graph.node:
         for field in ("name", "doc_string", "metadata_props"):
             node.ClearField(field)
+        stated = [one for one in node.attribute if not _is_default(node, one)]
+        del node.attribute[:]
+        node.attribute.extend(stated)
         for attribute in node.attribute:
             attribute.ClearField("doc_string")
             for inner in (
@@ -102,3 +105,10 @@ def _strip(graph: GraphProto) -> None:
             ):
                 del inner.value_info[:]
                 _strip(inner)
+
+
+def _is_default(node: NodeProto, attribute: AttributeProto) -> bool:
+    """Whether an attribute says what the operator would do without it."""
+    known = defs.get_schema(node.op_type, OPSET, node.domain).attributes[attribute.name].default_value
+    same_type = known.type == attribute.type
+    return same_type and bool(helper.get_attribute_value(known) == helper.get_attribute_value(attribute))

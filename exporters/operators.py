@@ -50,8 +50,11 @@ def run(node: NodeProto, inputs: Sequence[Array]) -> Sequence[Array]:
     """Return the outputs of one node. Raises DecodeError if it is none that a decode chain has."""
     _demand(node.op_type in OPERATORS and not node.domain, "not an operator of a decode chain")
     function, count, attribute = OPERATORS[node.op_type]
-    named = [one.name for one in node.attribute] == ([attribute] if attribute else [])
-    _demand(len(inputs) == count and named, f"needs {count} inputs and the attributes [{attribute}]")
+    named = node.op_type == "CumSum" or [one.name for one in node.attribute] == [attribute] * bool(attribute)
+    _demand(
+        len(inputs) == (count or max(len(inputs), 1)) and named,
+        f"needs {count} inputs and the attributes [{attribute}]",
+    )
     outputs = function(node, inputs)
     _demand(len(outputs) == len(node.output), f"has {len(outputs)} outputs, not {len(node.output)}")
     return outputs
@@ -64,7 +67,7 @@ def stored(initialiser: TensorProto) -> Array:
     dtype = np.dtype(TYPES[initialiser.data_type][1])
     shape = tuple(initialiser.dims)
     size = int(np.prod(shape, dtype=object)) * dtype.itemsize
-    sane = len(shape) <= 16 and 0 <= min(shape, default=0) and max(shape, default=0) < 2**31
+    sane = len(shape) <= 16 and min(shape, default=0) >= 0 and max(shape, default=0) < 2**31
     fits = sane and size == len(initialiser.raw_data)
     _demand(fits, f"its bytes do not fill its shape {shape}")
     return np.frombuffer(initialiser.raw_data, dtype).reshape(shape)
@@ -136,10 +139,13 @@ def _reduce_sum(_node: NodeProto, inputs: Sequence[Array]) -> Sequence[Array]:
     return [inputs[0].sum(axis=0, keepdims=True, dtype=np.int32)]
 
 
-def _cumulate(_node: NodeProto, inputs: Sequence[Array]) -> Sequence[Array]:
-    _demand(inputs[1].tolist() == 1, "sums along axis 1 only")
-    _demand(inputs[0].dtype == np.int32 and inputs[0].ndim == 2, "computes on int32 only")
-    return [inputs[0].cumsum(axis=1, dtype=np.int32)]
+def _cumulate(node: NodeProto, inputs: Sequence[Array]) -> Sequence[Array]:
+    array, axis = inputs
+    attributes = [(one.name, one.i) for one in node.attribute]
+    _demand(array.dtype == np.int32 and array.ndim == 2, "computes on int32 only")
+    _demand(axis.tolist() in (0, 1) and attributes in ([], [("exclusive", 1)]), "sums along axis 0 or 1 only")
+    sums = array.cumsum(axis=int(axis), dtype=np.int32)
+    return [sums - array if attributes else sums]
 
 
 def _where(_node: NodeProto, inputs: Sequence[Array]) -> Sequence[Array]:
@@ -175,8 +181,9 @@ def _scatter(node: NodeProto, inputs: Sequence[Array]) -> Sequence[Array]:
 
 
 def _gather(_node: NodeProto, inputs: Sequence[Array]) -> Sequence[Array]:
-    _demand(inputs[0].ndim == 1, "looks up a flat table only")
-    _in_range(inputs[1], inputs[0].size)
+    _demand(inputs[0].ndim in (1, 2) and inputs[0].size > 0, "looks up a table only")
+    _in_range(inputs[1], len(inputs[0]))
+    _small([inputs[1].size, inputs[0][0].size])
     return [inputs[0][inputs[1]]]
 
 
@@ -185,16 +192,24 @@ def _in_range(index: Array, size: int) -> None:
     _demand(inside, f"an index outside 0 .. {size - 1}")
 
 
+def _concatenate(node: NodeProto, inputs: Sequence[Array]) -> Sequence[Array]:
+    rows = all(one.ndim == 2 and one.shape[0] == 1 and one.dtype == inputs[0].dtype for one in inputs)
+    _demand(node.attribute[0].i == 1 and rows, "joins rows of one type only")
+    _small([1, sum(one.shape[1] for one in inputs)])
+    return [np.concatenate(inputs, axis=1)]
+
+
 def _squeeze(_node: NodeProto, inputs: Sequence[Array]) -> Sequence[Array]:
     flat = inputs[1].tolist() == [0]
     _demand(flat and inputs[0].ndim == 2 and inputs[0].shape[0] == 1, "removes axis 0 only")
     return [inputs[0][0]]
 
 
-# function, number of inputs, the one attribute it has
+# function, number of inputs (0: one or more), the one attribute it has
 OPERATORS: Final[Mapping[str, tuple[Operator, int, str]]] = {
     "Add": (_binary(np.add), 2, ""),
     "Cast": (_cast, 1, "to"),
+    "Concat": (_concatenate, 0, "axis"),
     "ConstantOfShape": (_fill, 1, "value"),
     "CumSum": (_cumulate, 2, ""),
     "Div": (_binary(_divide), 2, ""),

@@ -14,10 +14,10 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from compressor.errors import InputError
-from exporters.rounding import Reference, samples_of
-from exporters.runtimes.session import Run, Session
+from exporters.rounding import samples_of
+from exporters.runtimes.session import Session
 from exporters.samples import FIRST, Batch, Inputs
+from exporters.standard import Expected, Standard
 from exporters.verdict import Disagreement
 
 LIMIT: Final = 8.0  # sigma; honest float32 runs measured 1.1 to 3.5 (exporters/rounding.py)
@@ -53,54 +53,6 @@ class Survey:
     first: Inputs = ()
 
 
-@dataclass(frozen=True, slots=True)
-class _Expected:
-    """What the outputs of a chunk are held against. sigmas: per output, (N,) or (1,); None: no reference."""
-
-    inputs: Inputs
-    outputs: list[Tensor]
-    sigmas: list[Tensor] | None
-    exact: bool
-
-    @property
-    def count(self) -> int:
-        return len(self.inputs[0])
-
-
-class Standard:
-    """The float64 reference, torch float32 (`single`), and the sigma that is carried from the first samples."""
-
-    def __init__(self, reference: Reference, single: Run) -> None:
-        self.reference, self.single = reference, single
-        self.pooled: list[tuple[float, float]] = []  # per output: sigma, and the size it was measured at
-
-    def expect(self, inputs: Inputs, exact: bool) -> _Expected:
-        """Return the float64 reference of a chunk, or torch float32 with sqrt(2) sigma.
-
-        Raises InputError if the network does not take the inputs.
-        """
-        try:
-            outputs = self.reference.run(inputs) if exact else self.single(inputs)
-        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
-            shapes = [list(one.shape) for one in inputs]
-            raise InputError(f"the network does not take inputs of shapes {shapes} ({error})") from error
-        if not self.pooled:
-            sigmas = self.reference.sigma(inputs, outputs)
-            sizes = [_sizes(output, inputs) for output in outputs]
-            self.pooled = [(_rms(sigma), _rms(size)) for sigma, size in zip(sigmas, sizes, strict=True)]
-            return _Expected(inputs, outputs, sigmas, exact)
-        sigmas = [
-            sigma * (1 if exact else math.sqrt(2)) * (_sizes(output, inputs) / (size or 1)).clamp(min=1)
-            for output, (sigma, size) in zip(outputs, self.pooled, strict=True)
-        ]
-        return _Expected(inputs, outputs, sigmas, exact)
-
-    def own(self, inputs: Inputs) -> _Expected:
-        """Return the float64 reference of some samples with a sigma of their own."""
-        outputs = self.reference.run(inputs)
-        return _Expected(inputs, outputs, self.reference.sigma(inputs, outputs), exact=True)
-
-
 def survey(
     sessions: Sequence[Session], batches: Iterable[Batch], standard: Standard | None, referenced: int | None
 ) -> Survey:
@@ -116,20 +68,23 @@ def survey(
             outputs = _run(sessions[0], found.tallies[sessions[0].runtime], inputs)
             if outputs is None:
                 break
-            expected = _Expected(inputs, outputs, None, exact=False)
+            expected = Expected(inputs, outputs, None, exact=False)
         else:
             expected = standard.expect(inputs, referenced is None or found.samples < referenced)
         found.first = found.first or tuple(one[:1] for one in inputs)
         found.undecided = found.undecided or _undecided(expected)
         for session in sessions:
             tally = found.tallies[session.runtime]
+            if tally.failure:
+                continue
             known = standard is not None and not expected.exact and session.run is standard.single
-            got = expected.outputs if known else None if tally.failure else _run(session, tally, inputs)
-            if got is not None and _fits(tally, got, expected):
-                sigmas = _weigh(tally, got, expected, standard, found.samples)
-                if not found.undecided and not tally.failure:
-                    _decide(tally, got[0], expected, sigmas, standard, found.samples)
-                    _score(tally, got[0], labels)
+            got = expected.outputs if known else _run(session, tally, inputs)
+            if got is None or not _fits(tally, got, expected):
+                continue
+            sigmas = _weigh(tally, got, expected, standard, found.samples)
+            if not found.undecided and not tally.failure:
+                _decide(tally, got[0], expected, sigmas, standard, found.samples)
+                _score(tally, got[0], labels)
         found.samples += count
         found.referenced += count if expected.exact else 0
     return found
@@ -139,18 +94,19 @@ def _run(session: Session, tally: Tally, inputs: Inputs) -> list[Tensor] | None:
     try:
         return session.run(inputs)
     except Exception as error:  # whatever a runtime raises is the finding
-        tally.failure = f"does not run on inputs of shapes {[list(one.shape) for one in inputs]} ({error})"
+        shapes = [list(one.shape) for one in inputs]
+        tally.failure = f"does not run on inputs of shapes {shapes} ({str(error).strip().splitlines()[0]})"
         return None
 
 
-def _fits(tally: Tally, outputs: Sequence[Tensor], expected: _Expected) -> bool:
+def _fits(tally: Tally, outputs: Sequence[Tensor], expected: Expected) -> bool:
     ours, theirs = [list(o.shape) for o in expected.outputs], [list(o.shape) for o in outputs]
     if ours != theirs:
         tally.failure = f"gives outputs of shapes {theirs} where {ours} are due"
     return ours == theirs
 
 
-def _errors(outputs: Sequence[Tensor], expected: _Expected) -> Tensor:
+def _errors(outputs: Sequence[Tensor], expected: Expected) -> Tensor:
     """Return the largest error of each sample in each output: (outputs, N), not finite counts as infinite."""
     rows = []
     for output, right in zip(outputs, expected.outputs, strict=True):
@@ -160,7 +116,7 @@ def _errors(outputs: Sequence[Tensor], expected: _Expected) -> Tensor:
     return torch.stack(rows)
 
 
-def _measure(outputs: Sequence[Tensor], expected: _Expected) -> tuple[Tensor, Tensor, Tensor]:
+def _measure(outputs: Sequence[Tensor], expected: Expected) -> tuple[Tensor, Tensor, Tensor]:
     """Return errors, sigmas and their ratios, each (outputs, N); 0 / 0 is 0."""
     errors = _errors(outputs, expected)
     if expected.sigmas is None:
@@ -170,7 +126,7 @@ def _measure(outputs: Sequence[Tensor], expected: _Expected) -> tuple[Tensor, Te
 
 
 def _weigh(
-    tally: Tally, outputs: Sequence[Tensor], expected: _Expected, standard: Standard | None, offset: int
+    tally: Tally, outputs: Sequence[Tensor], expected: Expected, standard: Standard | None, offset: int
 ) -> Tensor:
     """Add a chunk to the tally and return the sigmas of its first output, (N,)."""
     errors, sigmas, ratios = _measure(outputs, expected)
@@ -202,7 +158,7 @@ def _too_far(tally: Tally) -> str:
     return text + hint
 
 
-def _undecided(expected: _Expected) -> str:
+def _undecided(expected: Expected) -> str:
     """Return why these outputs are no decision between classes, or ""."""
     if len(expected.outputs) != 1:
         return f"{len(expected.outputs)} outputs, not one with a value per class"
@@ -219,7 +175,7 @@ def _classes(output: Tensor) -> Tensor:
 
 
 def _decide(
-    tally: Tally, output: Tensor, expected: _Expected, sigmas: Tensor, standard: Standard | None, offset: int
+    tally: Tally, output: Tensor, expected: Expected, sigmas: Tensor, standard: Standard | None, offset: int
 ) -> None:
     """Note every sample that is decided otherwise, with its margin in the float64 reference."""
     ours, theirs = _classes(expected.outputs[0]), _classes(output)
@@ -256,11 +212,3 @@ def _score(tally: Tally, output: Tensor, labels: Tensor | None) -> None:
         return
     tally.correct += int((_classes(output) == labels).sum())
     tally.labelled += len(labels)
-
-
-def _sizes(output: Tensor, inputs: Inputs) -> Tensor:
-    return samples_of(output, len(inputs[0])).abs().amax(dim=1).double().nan_to_num(posinf=0)
-
-
-def _rms(values: Tensor) -> float:
-    return float(values.square().mean().sqrt())

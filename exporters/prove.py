@@ -5,11 +5,12 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from exporters.outputs import LIMIT, MARGIN, Standard, Survey, Tally, survey
+from exporters.outputs import LIMIT, MARGIN, Survey, Tally, survey
 from exporters.rounding import Reference
 from exporters.runtimes import start
 from exporters.runtimes.session import AbsentError, Network, Session, milliseconds
 from exporters.samples import Batch
+from exporters.standard import Standard
 from exporters.verdict import Check, RuntimeRow
 
 _log = logging.getLogger(__name__)

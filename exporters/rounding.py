@@ -83,15 +83,21 @@ def outputs_of(result: Any) -> list[Tensor]:
 
 
 @contextmanager
-def _plain() -> Iterator[None]:
-    """Take fused kernels apart, so that every rounding operator is seen. Restores the switch it touches."""
+def open_layers() -> Iterator[None]:
+    """Keep torch from running whole attention layers as one operator. Restores the switch."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", enabled=False):
-            yield
+        yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextmanager
+def _plain() -> Iterator[None]:
+    """Take fused kernels apart, so that every rounding operator is seen; no autocast of the caller's."""
+    with torch.no_grad(), open_layers(), sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", enabled=False):
+        yield
 
 
 def _lifted(tree: Any) -> Any:

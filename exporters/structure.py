@@ -68,22 +68,23 @@ def absent(packed: Packed, graph: Graph, unused: Mapping[str, bool] | None) -> l
     Without a reference only integers may be missing: they are counters like num_batches_tracked, and those
     that the network reads (indices, positions) the exporter keeps as it keeps every tensor that a node reads.
     """
-    found = []
-    for name in missing(packed, graph):
-        if unused is None and packed.tensors[name].dtype[0] in "IU":
-            found.append(
-                Check("structure", "", name, True, None, None, "not in the ONNX; an integer; no reference")
-            )
-        elif unused is None:
-            text = (
-                "not in the ONNX, and no reference to show that the network does without it; give the model"
-            )
-            found.append(_failed(name, text))
-        elif unused[name]:
-            text = "not in the ONNX; the float64 reference does not depend on it"
-            found.append(Check("structure", "", name, True, None, None, text))
-        else:
-            found.append(_failed(name, "not in the ONNX, but the float64 reference depends on it"))
+    names = missing(packed, graph)
+    if unused is None:
+        fine = [name for name in names if packed.tensors[name].dtype[0] in "IU"]
+        allowed, wrong = (
+            "integers; no reference",
+            "no reference shows that the network does without it; give the model",
+        )
+    else:
+        fine = [name for name in names if unused[name]]
+        allowed, wrong = (
+            "the float64 reference does not depend on them",
+            "the float64 reference depends on it",
+        )
+    found = [_failed(name, f"not in the ONNX, and {wrong}") for name in names if name not in fine]
+    if fine:
+        text = f"{len(fine)} tensors not in the ONNX ({allowed}): {', '.join(fine)}"
+        found.append(Check("structure", "", "", True, len(fine), None, text))
     return found
 
 

@@ -51,10 +51,9 @@ def trace(model: nn.Module, example: tuple[torch.Tensor, ...]) -> ir.Model:
     except Exception as error:  # the exporter maps whatever the module raises to errors of its own
         raise _refusal(model, example, error) from error
     assert program is not None
-    if program.model.functions or dict(program.model.opset_imports) != {"": OPSET}:
-        raise InputError(
-            f"{type(model).__name__}: torch exports it with operators that are not of ONNX {OPSET}"
-        )
+    domains = {node.domain for node in ir.traversal.RecursiveGraphIterator(program.model.graph)}
+    if domains - {""} or program.model.opset_imports.get("") != OPSET:
+        raise InputError(f"{type(model).__name__}: torch exports it with operators that are not of ONNX {OPSET}")
     return program.model
 
 

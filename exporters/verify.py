@@ -53,6 +53,8 @@ def verify(
     names = _names(runtimes)
     if samples != "all" and (not isinstance(samples, int) or samples < 1):
         raise InputError(f'samples is {samples!r}; give a number of at least 1, or "all"')
+    if dense is not None and not Path(dense).is_file():
+        raise InputError(f"{dense}: there is no such file; leave dense out, or export the dense network")
     content = reader.read(packed)
     if content.kind != "network":
         raise InputError(f"{packed}: is the start of a training; verify the network that came of it")
@@ -84,7 +86,12 @@ def _names(runtimes: Sequence[str] | None) -> tuple[str, ...]:
 
 def _twin(model: "nn.Module", packed: Path) -> "nn.Module":
     """Return a copy of the module on the CPU, in evaluation mode, with the packed weights."""
-    twin = copy.deepcopy(model).cpu().eval()
+    try:
+        twin = copy.deepcopy(model).cpu().eval()
+    except Exception as error:  # whatever a foreign module raises in there
+        raise InputError(
+            f"{type(model).__name__}: cannot be copied for the verification ({error})"
+        ) from error
     load(twin, packed)
     return twin
 

@@ -16,6 +16,7 @@ import compressor
 from compressor.cli import app
 from compressor.packed import reader
 
+PRUNE = ["prune", "--model", "lenet-300-100", "--data", "digits"]
 SETS = [part for text in NO_EXPORT for part in ("--set", text)]
 
 
@@ -116,8 +117,9 @@ def test_tune_from_the_start_file_beside_its_recipe_gives_the_run_s_bytes(done, 
 def test_prune_then_tune_by_hand(done, tmp_path):
     pruned = tmp_path / "pruned.safetensors"
     data = f"npz:{done / 'data.npz'}"
-    result = call("prune", "--model", "lenet-300-100", "--data", data, "--weights", done / "run/stages/dense.safetensors",
-                  "--method", "magnitude", "--density", "0.1", "--out", pruned)  # fmt: skip
+    weights = ("--weights", done / "run/stages/dense.safetensors")
+    how = ("--method", "magnitude", "--density", "0.1", "--out", pruned)
+    result = call("prune", "--model", "lenet-300-100", "--data", data, *weights, *how)
     assert result.exit_code == 0, result.output
     assert "4,120 of 41,200 masked weights kept" in result.stdout
     tuned = call(
@@ -201,9 +203,9 @@ def test_the_menus_are_listed():
         (["verify", "absent", "net.onnx"], 3, "absent: cannot be read"),
         (["tune", "--start-file", "absent", "--out", "x"], 3, "absent: cannot be read"),
         (["prune", "--method", "magnitude", "--density", "0.5", "--out", "x"], 3, "--model NAME and --data NAME"),
-        (["prune", "--model", "lenet-300-100", "--data", "digits", "--method", "asni", "--density", "0.5", "--out", "x"],
+        ([*PRUNE, "--method", "asni", "--density", "0.5", "--out", "x"],
          3, "prunes while it trains"),
-        (["prune", "--model", "lenet-300-100", "--data", "digits", "--method", "random", "--density", "2", "--out", "x"],
+        ([*PRUNE, "--method", "random", "--density", "2", "--out", "x"],
          3, "density 2"),
     ],
 )  # fmt: skip

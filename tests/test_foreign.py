@@ -78,6 +78,7 @@ method = "magnitude"
 density = 0.2
 
 [verify]
+samples = 32
 runtimes = ["torch_cpu", "ort_cpu"]
 """
 
@@ -103,7 +104,7 @@ def write_folder(folder: Path, data_dir: Path, train: int, test: int) -> None:
 
 @pytest.mark.parametrize(
     ("train", "test", "given", "tuned"),
-    [(256, 100, 0.9, 0.5), pytest.param(7051, 1000, 0.915, 0.88, marks=pytest.mark.slow)],
+    [(256, 100, 0.9, 0.5), pytest.param(7051, 1000, 0.915, 0.85, marks=pytest.mark.slow)],
 )
 def test_somebody_s_resnet_is_pruned_tuned_shipped_and_proved_in_one_command(
     tmp_path, data_dir, train, test, given, tuned

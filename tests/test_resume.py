@@ -91,7 +91,8 @@ def test_a_run_interrupted_within_a_stage_goes_on_after_its_last_epoch(undisturb
     events = []
     compressor.run(recipe, out=tmp_path / "out", on_event=events.append)
     trained = [(event["stage"], event["epoch"]) for event in events if event["event"] == "epoch"]
-    assert trained == [("prune", 3), ("tune", 0), ("tune", 1), ("tune", 2)]
+    assert trained[0] in {("prune", 2), ("prune", 3)}  # the epoch in which it came may be told again
+    assert trained[-4:] == [("prune", 3), ("tune", 0), ("tune", 1), ("tune", 2)]
     assert digests(tmp_path / "out") == expected
 
 

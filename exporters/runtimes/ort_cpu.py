@@ -10,7 +10,7 @@ PROVIDER = "CPUExecutionProvider"
 
 
 def start(network: Network) -> Session:
-    """Return a session. Raises ProviderError; onnxruntime's own errors pass."""
+    """Return a session. Raises ProviderError if onnxruntime does not take the graph."""
     session = open_session(network.onnx, PROVIDER, {})
     dense = open_session(network.dense, PROVIDER, {}) if network.dense else None
     return Session(

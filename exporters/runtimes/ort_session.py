@@ -1,5 +1,6 @@
 """A session of onnxruntime that runs where it was told to, or none at all."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ def open_session(onnx: Path | bytes, provider: str, options: Mapping[str, str]) 
     """Return an InferenceSession on that provider alone, all graph optimisations on.
 
     onnxruntime puts the CPU behind every provider and falls back to it without a word: such a session is
-    refused. Raises ProviderError; onnxruntime's own errors pass.
+    refused. Raises ProviderError.
     """
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = torch.get_num_threads()
@@ -23,7 +24,12 @@ def open_session(onnx: Path | bytes, provider: str, options: Mapping[str, str]) 
     if provider != "CPUExecutionProvider":
         settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     source = onnx if isinstance(onnx, bytes) else str(onnx)
-    session = onnxruntime.InferenceSession(source, settings, providers=[(provider, dict(options))])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "not available, falling back": judged below
+        try:
+            session = onnxruntime.InferenceSession(source, settings, providers=[(provider, dict(options))])
+        except Exception as error:  # onnxruntime's errors share no class of their own
+            raise ProviderError(f"{provider} does not take the graph ({str(error).strip()})") from error
     given = session.get_providers()
     if given[0] != provider:
         raise ProviderError(f"asked for {provider}, onnxruntime runs {', '.join(given)}")

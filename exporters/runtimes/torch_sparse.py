@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import unfold
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from exporters.rounding import outputs_of
+from exporters.rounding import open_layers, outputs_of
 from exporters.runtimes.session import AbsentError, Network, Session
 from exporters.runtimes.torch_cpu import cpu
 
@@ -38,7 +38,7 @@ def start(network: Network) -> Session:
         raise AbsentError(f"this torch has no sparse CSR product on the CPU ({error})") from error
 
     def run(inputs: Sequence[Tensor]) -> list[Tensor]:
-        with torch.no_grad(), mode:
+        with torch.no_grad(), open_layers(), mode:
             return outputs_of(module(*inputs))
 
     def run_dense(inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -75,8 +75,9 @@ class _Sparse(TorchDispatchMode):
         if density > DENSE_ABOVE:
             self.dense[name] = f"density {density:.2f}"
             return
-        self.dense[name] = "no linear or convolution with the whole weight"
-        if weight.is_contiguous() and weight.numel():
+        plain = weight.is_contiguous() and weight.numel() > 0
+        self.dense[name] = "no linear or convolution with the whole weight" if plain else "not row-major"
+        if plain:
             self.layers[weight.data_ptr()] = (name, _csr(weight.flatten(1)), tuple(weight.shape))
 
     def describe(self) -> str:

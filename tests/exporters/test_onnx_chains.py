@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from exporters import encodings
-from exporters.chains import build
 from exporters.decoder import decode
 from exporters.encodings import chains, weight
 from exporters.graph import digest_entry
+from exporters.nodes import build
 from exporters.positions import cheapest, encode
 
 CODES = [
@@ -43,7 +43,7 @@ def random_weight(name, shape, density, levels, seed=0, dtype="float32"):
 
 def model_of(made_chains, weights):
     by_name = {one.name: one for one in weights}
-    nodes = [node for chain in made_chains for node in chain.nodes]
+    nodes = [*made_chains[0].table, *(node for chain in made_chains for node in chain.nodes)]
     parts = {name: part for chain in made_chains for name, part in chain.initialisers.items()}
     outputs = [
         helper.make_tensor_value_info(name, by_name[name].dtype, by_name[name].shape)
