@@ -83,8 +83,8 @@ def _positive(like: Tensor, generator: torch.Generator) -> Tensor:
 def _scalar(outputs: Any) -> Tensor:
     """Sum every floating output with unequal coefficients: a softmax sums to 1 and would hide its flow."""
     if isinstance(outputs, Tensor):
-        coefficients = torch.linspace(1, 2, outputs.numel(), dtype=outputs.dtype, device=outputs.device).view(outputs.shape)
-        return (outputs * coefficients).sum()
+        unequal = torch.linspace(1, 2, outputs.numel(), dtype=outputs.dtype, device=outputs.device)
+        return (outputs * unequal.view(outputs.shape)).sum()
     values = outputs.values() if isinstance(outputs, Mapping) else outputs
     parts = [_scalar(value) for value in values if isinstance(value, Tensor | Mapping | tuple | list)]
     return torch.stack(parts).sum()

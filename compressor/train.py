@@ -89,9 +89,7 @@ def fit(
     epochs = _resume(checkpoint, key, model, optimizer, handle)
     with handle if handle is not None else nullcontext():
         for number in range(len(epochs), settings.epochs):
-            loss = _epoch(
-                model, data.train, optimizer, settings, seed=seed, number=number, restart=restart
-            )
+            loss = _epoch(model, data.train, optimizer, settings, seed=seed, number=number, restart=restart)
             if not math.isfinite(loss):
                 raise InputError(
                     f"{stage}: the loss is not finite in epoch {number + 1}; lower lr {settings.lr:g}"

@@ -53,7 +53,9 @@ def trace(model: nn.Module, example: tuple[torch.Tensor, ...]) -> ir.Model:
     assert program is not None
     domains = {node.domain for node in ir.traversal.RecursiveGraphIterator(program.model.graph)}
     if domains - {""} or program.model.opset_imports.get("") != OPSET:
-        raise InputError(f"{type(model).__name__}: torch exports it with operators that are not of ONNX {OPSET}")
+        raise InputError(
+            f"{type(model).__name__}: torch exports it with operators that are not of ONNX {OPSET}"
+        )
     return program.model
 
 
