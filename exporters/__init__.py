@@ -18,6 +18,6 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'exporters' has no attribute '{name}'")
     home = import_module(_HOMES[name])
-    # Importing the submodule binds it under the function's own name ("verify"): put the function there.
+    # The import has bound the submodule verify.py under this very name: put the function there.
     globals()[name] = getattr(home, name)
     return globals()[name]

@@ -5,9 +5,11 @@ runtime ever touches a file whose structure is wrong.
 """
 
 import copy
+import sys
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -49,12 +51,7 @@ def verify(
     A failed check is in the verdict and raises nothing. Raises InputError (a file that cannot be read, a
     model that the packed file does not fit, data it does not take), FormatError (the packed file is damaged).
     """
-    packed, onnx = Path(packed), Path(onnx)
-    names = _names(runtimes)
-    if samples != "all" and (not isinstance(samples, int) or samples < 1):
-        raise InputError(f'samples is {samples!r}; give a number of at least 1, or "all"')
-    if dense is not None and not Path(dense).is_file():
-        raise InputError(f"{dense}: there is no such file; leave dense out, or export the dense network")
+    names, packed, onnx = _asked(runtimes, samples, dense), Path(packed), Path(onnx)
     content = reader.read(packed)
     if content.kind != "network":
         raise InputError(f"{packed}: is the start of a training; verify the network that came of it")
@@ -77,10 +74,15 @@ def verify(
     return Verdict((*found, *more), rows)
 
 
-def _names(runtimes: Sequence[str] | None) -> tuple[str, ...]:
+def _asked(runtimes: Sequence[str] | None, samples: int | str, dense: Path | str | None) -> tuple[str, ...]:
+    """Return the names of the runtimes, each once. Raises InputError for what cannot be asked."""
     for name in runtimes or ():
         if name not in RUNTIMES:
             raise unknown("runtime", name, RUNTIMES)
+    if samples != "all" and (not isinstance(samples, int) or samples < 1):
+        raise InputError(f'samples is {samples!r}; give a number of at least 1, or "all"')
+    if dense is not None and not Path(dense).is_file():
+        raise InputError(f"{dense}: there is no such file; leave dense out, or export the dense network")
     return tuple(RUNTIMES if runtimes is None else dict.fromkeys(runtimes))
 
 
@@ -163,3 +165,13 @@ def _spoil(tensor: Tensor) -> None:
         tensor.logical_not_()
     else:
         tensor.add_(1)
+
+
+class _Callable(ModuleType):
+    """Importing this module binds it as `exporters.verify`, over the function: either can be called."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Verdict:
+        return verify(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _Callable

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from compressor.packed import pack
+from exporters import verify
 from exporters.graph import DIGEST, digest_entry
 from exporters.onnx import export
 
@@ -68,3 +69,8 @@ def initialiser(model, name):
 def failed(verdict):
     """Return the checks that failed and all their sentences."""
     return {check.check for check in verdict.checks if not check.passed}, " | ".join(verdict.failures())
+
+
+def judged(net):
+    """Verify with model and data; return what failed."""
+    return failed(verify(net.packed, net.onnx, model=net.model, data=net.data))

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -229,6 +231,16 @@ def test_a_start_is_not_verified(net, tmp_path):
     pack(net.model, tmp_path / "start", kind="start", mask=pruned(mlp()))
     with pytest.raises(InputError, match="is the start of a training"):
         verify(tmp_path / "start", net.onnx)
+
+
+def test_verify_can_be_called_whichever_way_it_is_imported(net):
+    code = f"""import sys, exporters
+assert not {{"torch", "numpy", "onnx"}} & set(sys.modules)
+from exporters.verify import verify
+for way in (verify, exporters.verify):
+    assert way({str(net.packed)!r}, {str(net.onnx)!r}, runtimes=["ort_cpu"]).passed
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_files_may_move(net, tmp_path):

@@ -1,42 +1,17 @@
 """Whatever is done to a file or a run, verify fails and names it. Changed files are sealed with a right digest."""
 
 import random
-import shutil
 
 import numpy as np
-import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
-from shipping import Shipped, failed, initialiser, mlp, resealed, shipped
+from shipping import failed, initialiser, judged, mlp, resealed, shipped
 from torch import nn
 
 from compressor.packed import pack
 from exporters import verify
 from exporters.onnx import export
-
-
-@pytest.fixture(scope="module")
-def originals(tmp_path_factory) -> dict[str, Shipped]:
-    x = torch.randn(64, 40, generator=torch.Generator().manual_seed(2))
-    return {
-        encoding: shipped(tmp_path_factory.mktemp(encoding), mlp(), x, encoding=encoding)
-        for encoding in ("compact", "dense")
-    }
-
-
-@pytest.fixture
-def net(originals, tmp_path, request) -> Shipped:
-    """A copy that may be damaged; dense unless the test asks otherwise."""
-    original = originals[getattr(request, "param", "dense")]
-    packed, path = tmp_path / "net.safetensors", tmp_path / "net.onnx"
-    shutil.copy(original.packed, packed)
-    shutil.copy(original.onnx, path)
-    return Shipped(original.model, packed, path, original.data)
-
-
-def judged(net):
-    return failed(verify(net.packed, net.onnx, model=net.model, data=net.data))
 
 
 @pytest.mark.parametrize("net", ["compact", "dense"], indirect=True)
@@ -208,57 +183,6 @@ def test_a_stale_packed_file_is_named(net):
 def test_a_packed_file_with_the_same_tensors_but_other_bytes_is_stale(net):
     pack(net.model, net.packed)
     assert "stale" in judged(net)[1]
-
-
-def test_a_run_in_bf16_fails_the_outputs_and_says_what_it_looks_like(net):
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        checks, text = judged(net)
-    assert checks == {"outputs"}
-    assert text.startswith("outputs torch_cpu ")
-    assert "bfloat16" in text
-
-
-def test_a_graph_that_computes_in_bf16_fails_the_outputs(net):
-    def narrow(model):
-        nodes = []
-        for node in model.graph.node:
-            nodes.append(node)
-            if node.op_type == "Gemm":
-                inner = "/wide/" + node.output[0]
-                nodes.append(helper.make_node("Cast", [inner], [inner + "/bf16"], to=TensorProto.BFLOAT16))
-                nodes.append(
-                    helper.make_node("Cast", [inner + "/bf16"], [node.output[0]], to=TensorProto.FLOAT)
-                )
-                node.output[0] = inner
-        del model.graph.node[:]
-        model.graph.node.extend(nodes)
-
-    original = onnx.load_model(str(net.onnx))
-    assert any(node.op_type == "Gemm" for node in original.graph.node)
-    resealed(net.onnx, narrow)
-    checks, text = judged(net)
-    assert checks == {"outputs"}
-    assert text.startswith("outputs ort_cpu ")
-    assert "bfloat16" in text
-
-
-def test_a_model_in_bf16_fails_the_structure_and_is_named(net):
-    model = mlp().to(torch.bfloat16)
-    checks, text = failed(verify(net.packed, net.onnx, model=model, data=net.data))
-    assert checks == {"structure"}
-    assert "0.weight: the model holds it in torch.bfloat16, packed is F32" in text
-
-
-def test_a_session_on_another_provider_fails_by_name(net, monkeypatch):
-    """onnxruntime claims CUDA, falls back to the CPU without a word, and would compute the right numbers."""
-    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider"])
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    names = ["torch_cpu", "ort_cpu", "ort_cuda"]
-    verdict = verify(net.packed, net.onnx, model=net.model, data=net.data, runtimes=names)
-    checks, text = failed(verdict)
-    assert checks == {"outputs"}
-    assert text.startswith("outputs ort_cuda: does not start")
-    assert "CUDAExecutionProvider" in text
 
 
 def test_another_networks_onnx_fails_the_structure(net):
