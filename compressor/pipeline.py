@@ -101,7 +101,7 @@ def _do(walked: Run, name: str, siblings: Sequence[Path]) -> Result:
 
 def _report(walked: Run, results: dict[str, Result], around: dict[str, Any]) -> Report:
     """Write the report of what the stages found, unless it is there."""
-    found = summary(walked.recipe, results, around)
+    found = summary(walked.recipe, results, around, len(walked.data().test))
     settings = {"report": json.loads(json.dumps(found))}
     step = Step("report", settings, {}, ("report.json", "report.html"))
     if finished(walked.folder, step) is None:

@@ -12,8 +12,10 @@ VERSION: Final = 1
 _ACCURACIES: Final = ("given", "dense", "pruned", "asni1", "final")
 
 
-def summary(recipe: Recipe, results: Mapping[str, Result], environment: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the report of a run; results: those of its stages by name."""
+def summary(
+    recipe: Recipe, results: Mapping[str, Result], environment: Mapping[str, Any], samples: int
+) -> dict[str, Any]:
+    """Return the report of a run; results: those of its stages by name; samples: of the test set."""
     pack = results["pack"]
     found = {key: value for result in results.values() for key, value in result.get("accuracy", {}).items()}
     if "given" in found:
@@ -29,6 +31,7 @@ def summary(recipe: Recipe, results: Mapping[str, Result], environment: Mapping[
             "all_parameters": pack["parameters"],
         },
         "accuracy": {key: found[key] for key in _ACCURACIES if key in found},
+        "accuracy_samples": samples,
         "epochs": [epoch for result in results.values() for epoch in result.get("epochs", ())],
         "bytes": _bytes(pack["sizes"]) | results.get("export", {}).get("bytes", {}),
         "layers": [

@@ -151,7 +151,7 @@ def _convolution(args: Sequence[Any], csr: Tensor) -> Tensor | str:
 def _csr(matrix: Tensor) -> Tensor:
     """Return a matrix in CSR with 32-bit indices: MKL takes them as they are."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        warnings.filterwarnings("ignore", message="Sparse (CSR tensor support is in beta|invariant checks)")
         sparse = matrix.to_sparse_csr()
         indices = sparse.crow_indices().int(), sparse.col_indices().int()
         return torch.sparse_csr_tensor(*indices, sparse.values(), size=matrix.shape, check_invariants=False)
