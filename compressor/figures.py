@@ -234,7 +234,7 @@ _SHIPPED: Final = (("packed", "packed file", "ours"), ("bound", "entropy bound",
 def _bars(rows: Sequence[tuple[str, float, str]], unit: float | None) -> list[Bar]:
     most = max((count for _, count, _ in rows), default=1)
     return [
-        Bar(label, size(count), f"{count / unit:.3g}{TIMES}" if unit else "", count / most, kind)
+        Bar(label, size(count), f"{100 * count / unit:.3g} %" if unit else "", count / most, kind)
         for label, count, kind in rows
     ]
 
