@@ -19,8 +19,8 @@ from torch.nn.utils import prune as torch_prune
 
 import compressor
 from compressor.models import build
+from compressor.optimizers import make_optimizer
 from compressor.recipe import Train
-from compressor.train import make_optimizer
 
 ROUNDS, DENSITY = 9, 0.05
 NETWORKS = {"lenet-300-100": ((1, 28, 28), 128, 60), "conv6": ((3, 32, 32), 60, 2)}

@@ -10,8 +10,8 @@ from typing import Any, Final
 import torch
 
 import compressor
+from compressor.optimizers import pick_device
 from compressor.recipe import Recipe
-from compressor.train import pick_device
 
 _PACKAGES: Final = ("torch", "torchvision", "numpy", "onnx", "onnxscript", "onnxruntime", "safetensors")
 

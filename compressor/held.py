@@ -5,6 +5,7 @@ weight, so masking the gradient before the step is enough and costs least; other
 closure (which computes gradients inside), are followed by a fill. Plain parameters, no reparametrisation.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
@@ -21,8 +22,9 @@ _STAY_AT_ZERO: Final = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
 def hold(model: nn.Module, optimizer: Optimizer | Sequence[Optimizer], mask: Mapping[str, Tensor]) -> "Held":
     """Set the pruned weights to +0.0 and keep them there through every step of the optimiser(s).
 
-    Works as a context manager too; `remove()` lets go. Load checkpoints into the module before, not after.
-    Raises InputError for a mask that does not fit.
+    Works as a context manager too; `remove()` lets go. Load checkpoints into the module before, not after. A gradient
+    that is not finite spoils pruned weights as it spoils kept ones. Raises InputError for a mask that does not fit;
+    warns of masked weights that train but belong to none of the optimisers.
     """
     return Held(model, [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer), mask)
 
@@ -35,6 +37,14 @@ class Held:
         self._optimizers = optimizers
         self._handles: list[Any] = []
         self.update(mask)
+        owned = {
+            id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]
+        }
+        strange = [n for n, p in fit(model, self.mask).items() if p.requires_grad and id(p) not in owned]
+        if strange:
+            warnings.warn(
+                f"not held, because no optimiser here trains it: {', '.join(strange)}", stacklevel=3
+            )
         for optimizer in optimizers:
             self._handles += [
                 optimizer.register_step_pre_hook(self._before),
@@ -109,6 +119,9 @@ class Held:
 
 
 def _needs_fill(optimizer: Optimizer, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    # register_step_*_hook passes the optimiser itself as the first positional argument.
-    closure = kwargs.get("closure") or next((a for a in args if a is not optimizer and a is not None), None)
-    return closure is not None or type(optimizer) not in _STAY_AT_ZERO
+    return has_closure(optimizer, args, kwargs) or type(optimizer) not in _STAY_AT_ZERO
+
+
+def has_closure(optimizer: Optimizer, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Say whether the step that a hook was called for has a closure; args begins with the optimiser itself."""
+    return any(a is not None and a is not optimizer for a in (*args, kwargs.get("closure")))

@@ -6,6 +6,7 @@ absent level 0.0 where the reference gets NaN; every norm is reset, with its run
 The network that is *deployed* at two levels is another object: compressor.tied.
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,6 +51,8 @@ def _weights(source: nn.Module | Mapping[str, Tensor], mask: Mapping[str, Tensor
     for name, kept in mask.items():
         if name not in source or source[name].shape != kept.shape:
             raise InputError(f'mask "{name}": the state dict has no tensor of that name and shape')
+        if kept.dtype != torch.bool:
+            raise InputError(f'mask "{name}": not a bool tensor; True means kept')
     return {name: source[name] for name in mask}
 
 
@@ -69,6 +72,8 @@ def to_levels(
         raise InputError(f"levels and mask name different weights: {sorted(set(mask) ^ set(levels))[0]}")
     with torch.no_grad():
         for name, weight in _weights(source, mask).items():
+            if bool(mask[name].any()) and not -math.inf < levels[name][0] < levels[name][1] < math.inf:
+                raise InputError(f'"{name}": levels {levels[name]} are not two finite numbers, low < high')
             low, high = (
                 torch.tensor(level, dtype=weight.dtype, device=weight.device) for level in levels[name]
             )
@@ -92,7 +97,7 @@ def implied(model: nn.Module) -> dict[str, float]:
         own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
         for key, _ in own:
             name = f"{prefix}.{key}" if prefix else key
-            if isinstance(module, norms):
+            if isinstance(module, norms) and (key == "weight" or key in values):
                 found[name] = 1.0 if key == "weight" else values[key]
             elif key in ("bias", "in_proj_bias") and any(is_weight(module, k) for k, _ in own):
                 found[name] = 0.0
@@ -111,7 +116,8 @@ def save_start(model: nn.Module, mask: Mapping[str, Tensor], path: Path | str) -
     """Write the module, as `to_levels(..., reset=True)` left it, as a compressed initialisation.
 
     The file holds mask, signs and two levels per masked layer; what is implied is not stored, what is neither
-    is stored dense and counted. Raises InputError if an implied tensor does not have its implied value.
+    is stored dense and counted. Raises InputError if an implied tensor does not have its implied value, or a masked
+    layer more than two.
     """
     from compressor.packed import pack
 
@@ -120,6 +126,10 @@ def save_start(model: nn.Module, mask: Mapping[str, Tensor], path: Path | str) -
         if not bool((state[name] == value).all()):
             raise InputError(f'"{name}" is not {value:g} everywhere; call to_levels(..., reset=True) first')
     again = aliases(model)
+    mask = {again.get(name, name): kept for name, kept in mask.items()}
+    for name, weight in fit(model, mask).items():
+        if weight.detach()[mask[name].to(weight.device)].unique().numel() > 2:
+            raise InputError(f'"{name}" has more than two levels; call to_levels(..., reset=True) first')
     stored = {name: tensor for name, tensor in state.items() if name not in skipped and name not in again}
     return pack(stored, path, mask=mask, kind="start")
 

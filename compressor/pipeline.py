@@ -12,6 +12,7 @@ from compressor import files, recipes, report
 from compressor.environment import environment
 from compressor.errors import InputError, VerificationError, unknown
 from compressor.methods import METHODS, TRAINING_METHODS
+from compressor.optimizers import steps_per_epoch
 from compressor.packed import FORMATS
 from compressor.plan import plan
 from compressor.recipe import Recipe
@@ -19,7 +20,6 @@ from compressor.records import Result, Step, adopt, begin, finish, finished, for
 from compressor.runs import OnEvent, Run, threads
 from compressor.stages import STAGES
 from compressor.summary import summary
-from compressor.train import steps_per_epoch
 from compressor.weights import prunable
 
 Report = dict[str, Any]

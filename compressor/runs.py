@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from compressor import data, files, models, packed
 from compressor.errors import HostError
+from compressor.optimizers import pick_device
 from compressor.recipe import Recipe, Train
-from compressor.train import Attach, Epoch, evaluate, fit, pick_device
+from compressor.train import Attach, Epoch, evaluate, fit
 from compressor.weights import Mask
 
 Event = dict[str, Any]

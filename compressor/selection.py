@@ -58,8 +58,8 @@ def keep_largest(scores: Mapping[str, Tensor], count: int) -> Mask:
 
 def _largest(flat: Tensor, count: int) -> Tensor:
     """Return the bool mask of the `count` largest of a flat tensor: a partition, then the ties by position."""
-    if count >= flat.numel():
-        return torch.ones_like(flat, dtype=torch.bool)
+    if count <= 0 or count >= flat.numel():
+        return torch.full_like(flat, count > 0, dtype=torch.bool)
     if flat.dtype in (torch.bfloat16, torch.float16):
         flat = flat.float()  # exact, and kthvalue is not there for every half type on every device
     threshold = flat.kthvalue(flat.numel() - count + 1).values

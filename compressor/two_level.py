@@ -7,9 +7,9 @@ the mask is chosen again among all latents until 0.7 of the moving part; at the 
 levels settle. Differs from §9: levels keep their sign by a floor on |level|, and the biases' rate stays the user's.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from math import cos, pi, sqrt
+import logging
+from collections.abc import Mapping
+from math import cos, pi
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -19,9 +19,13 @@ from torch.optim import Optimizer
 
 from compressor.errors import InputError
 from compressor.flow import reach
+from compressor.held import has_closure
+from compressor.latents import layer_of
 from compressor.levels import Levels, centroids
 from compressor.selection import keep_largest
 from compressor.weights import Mask, fit
+
+log = logging.getLogger(__name__)
 
 # All measured on LeNet-300-100 and MNIST, papers/asni.md §9.1: shares of the training, steps, rate and floor.
 _SETTLE: Final = 0.2
@@ -29,7 +33,6 @@ _MOVE_UNTIL: Final = 0.7
 _MOVE_EVERY: Final = 20
 _PATHS_EVERY: Final = 100
 _LEVEL_RATE: Final = 1e-3
-_LEVEL_FLOOR: Final = 1e-4
 _RELEASE: Final = 0.05
 
 
@@ -40,56 +43,14 @@ def tied(
 
     The module computes with two levels from now on; its per-layer counts are those of the mask. move=False keeps
     the mask where it is. The optimiser's rate drives the latents (Adam at 1e-3, decaying to 0, is what was measured).
-    Raises InputError for a mask that does not fit, a layer whose kept weights are all 0, or steps below 1.
+    Raises InputError for a mask that does not fit, a layer whose kept weights are all 0, steps below 1, and at the
+    first step of an optimiser that wants a closure (its gradients would belong to the latents).
     """
     if steps < 1:
         raise InputError(f"steps {steps} must be at least 1")
+    if not isinstance(optimizer, Optimizer):
+        raise InputError("tied takes one optimiser, which trains all weights of the mask")
     return TwoLevel(model, optimizer, mask, steps=steps, move=move)
-
-
-@dataclass(slots=True)
-class _Layer:
-    """One weight: its two-level values, the latents of the same shape, and the Adam moments of its levels.
-
-    index: flat places of the kept weights, ascending; high: which of those have the upper level. What happens at
-    every step touches these places only: at low density that is nearly free.
-    """
-
-    parameter: nn.Parameter
-    values: Tensor
-    latent: Tensor
-    index: Tensor
-    high: Tensor
-    levels: Tensor
-    first: Tensor
-    second: Tensor
-    gradient: Tensor
-
-    def kept(self) -> Tensor:
-        """Return the mask in force, of the weight's shape."""
-        flat = torch.zeros(self.latent.numel(), dtype=torch.bool, device=self.latent.device)
-        return flat.index_fill_(0, self.index, True).view(self.latent.shape)
-
-    def keep(self, mask: Tensor) -> None:
-        """Put another mask in force; the two-level values follow."""
-        self.index = mask.to(self.latent.device).flatten().nonzero().flatten()
-        self.high = self.latent.view(-1)[self.index] > 0
-        self.values.zero_()
-        self.write()
-
-    def write(self) -> None:
-        """Write the levels to the kept places."""
-        low, high = self.levels.unbind()
-        self.values.view(-1).index_copy_(0, self.index, torch.where(self.high, high, low))
-
-    def step(self, rate: float, age: int) -> None:
-        """One bias-corrected Adam step (0.9, 0.999, 1e-8) of the levels, `age` steps since its moments were 0."""
-        self.first.mul_(0.9).add_(self.gradient, alpha=0.1)
-        self.second.mul_(0.999).addcmul_(self.gradient, self.gradient, value=0.001)
-        spread = self.second.sqrt().div_(sqrt(1 - 0.999**age)).add_(1e-8)
-        self.levels.addcdiv_(self.first, spread, value=-rate / (1 - 0.9**age))
-        self.levels[0].clamp_(max=-_LEVEL_FLOOR)
-        self.levels[1].clamp_(min=_LEVEL_FLOOR)
 
 
 class TwoLevel:
@@ -103,15 +64,18 @@ class TwoLevel:
     ) -> None:
         self._model = model
         self._inputs: tuple[Tensor, ...] = ()
+        self._judged: dict[str, Tensor] = {}
         self._move = move
         self._step = 0
         self.settle_from = steps - round(_SETTLE * steps)
         self._fixed_from = round(_MOVE_UNTIL * self.settle_from) if move else 0
         self._steps = steps
         start = centroids(model, mask)
-        self._layers = {name: _layer(p, mask[name], start[name]) for name, p in fit(model, mask).items()}
+        self._layers = {name: layer_of(p, mask[name], start[name]) for name, p in fit(model, mask).items()}
+        self._grads: list[tuple[nn.Parameter, Tensor]] = []
+        self._forward_hook = model.register_forward_pre_hook(self._remember)
         self._handles = [
-            model.register_forward_pre_hook(self._remember),
+            self._forward_hook,
             optimizer.register_step_pre_hook(self._before),
             optimizer.register_step_post_hook(self._after),
         ]
@@ -129,51 +93,62 @@ class TwoLevel:
     @property
     def levels(self) -> Levels:
         """The levels in force, {name: (low, high)}; a level that no weight has is 0.0."""
-        return {
-            name: (
-                0.0 if bool(layer.high.all()) else float(layer.levels[0]),
-                float(layer.levels[1]) if bool(layer.high.any()) else 0.0,
-            )
-            for name, layer in self._layers.items()
-        }
+        found: Levels = {}
+        for name, layer in self._layers.items():
+            low, high = layer.levels.to(layer.values.dtype).tolist()
+            found[name] = (0.0 if bool(layer.high.all()) else low, high if bool(layer.high.any()) else 0.0)
+        return found
 
     def _remember(self, _: nn.Module, inputs: tuple[Any, ...]) -> None:
-        if not self._inputs:
-            self._inputs = tuple(x[:2].detach().cpu() for x in inputs if isinstance(x, Tensor))
+        """Keep two samples of the first batch, to probe the paths with."""
+        self._forward_hook.remove()
+        if not self._inputs and all(isinstance(x, Tensor) for x in inputs):
+            self._inputs = tuple((x[:2] if x.dim() else x).detach().cpu() for x in inputs)
 
     @torch.no_grad()
-    def _before(self, *_: object) -> None:
+    def _before(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Take the levels' gradients, and let the optimiser's step meet the latents (or nothing, while settling)."""
-        settling = self._step >= self.settle_from
+        if has_closure(optimizer, args, kwargs):
+            raise InputError(
+                "tied cannot train with a closure: its gradients would not be those of the two levels"
+            )
+        scale = getattr(
+            optimizer, "grad_scale", None
+        )  # a fused optimiser under GradScaler unscales by itself
         for layer in self._layers.values():
             gradient = layer.parameter.grad
             if gradient is None:
                 layer.gradient.zero_()
                 continue
             held = gradient.reshape(-1)[layer.index]
-            high = (held * layer.high).sum()
-            layer.gradient.copy_(torch.stack([held.sum() - high, high]))
-            if settling:
+            sums = torch.stack([(held * ~layer.high).sum(), (held * layer.high).sum()]).float()
+            layer.gradient.copy_(sums if scale is None else sums / scale)
+            if self._step >= self.settle_from:
+                self._grads.append((layer.parameter, gradient))
                 layer.parameter.grad = None
                 continue
             if self._step >= self._fixed_from:
                 gradient.copy_(
-                    torch.zeros_like(layer.values)
-                    .view(-1)
-                    .index_copy_(0, layer.index, held)
-                    .view_as(gradient)
+                    torch.zeros_like(gradient).view(-1).index_copy_(0, layer.index, held).view_as(gradient)
                 )
             layer.parameter.data = layer.latent
 
     @torch.no_grad()
-    def _after(self, *_: object) -> None:
+    def _after(self, optimizer: Optimizer, *_: object) -> None:
         """Step the levels, choose the mask where it is due, and give the module its two-level weights back."""
+        for layer in self._layers.values():
+            layer.parameter.data = layer.values
+        for parameter, gradient in self._grads:
+            parameter.grad = gradient
+        self._grads = []
+        overflow = getattr(optimizer, "found_inf", None)
+        if overflow is not None and bool(overflow):
+            return  # a fused optimiser under GradScaler has skipped this step
         settling = self._step >= self.settle_from
         begun, length = (self.settle_from, self._steps) if settling else (0, self.settle_from)
         progress = min(1.0, (self._step - begun) / max(1, length - begun))
         rate = _LEVEL_RATE * 0.5 * (1 + cos(pi * progress))
         for layer in self._layers.values():
-            layer.parameter.data = layer.values
             if not settling:
                 layer.high = layer.latent.view(-1)[layer.index] > 0
             layer.step(rate, self._step - begun + 1)
@@ -199,11 +174,25 @@ class TwoLevel:
         """Set latents of kept weights on no input-output path to 0, the smallest first, so that others take over.
 
         Dead weights do nothing, but each that takes over enters at a full level: all at once can wreck the network.
+        What is not reached with nothing pruned either cannot be judged, nor can a network that the probe cannot run.
         """
-        reached = reach(self._model, self.mask, self._inputs)
+        if not self._inputs:
+            return
+        mask = self.mask
+        try:
+            if not self._judged:
+                self._judged = reach(
+                    self._model, {n: torch.ones_like(k) for n, k in mask.items()}, self._inputs
+                )
+            reached = reach(self._model, mask, self._inputs)
+        except InputError as error:
+            log.info("weights on dead paths stay: %s", error)
+            self._inputs = ()
+            return
         for name, layer in self._layers.items():
             flat = layer.latent.view(-1)
-            dead = layer.index[~reached[name].flatten().to(flat.device)[layer.index]]
+            loose = (self._judged[name] & ~reached[name]).flatten().to(flat.device)
+            dead = layer.index[loose[layer.index]]
             some = max(1, round(_RELEASE * len(layer.index)))
             flat[dead[flat[dead].abs().argsort(stable=True)[:some]]] = 0.0
 
@@ -238,16 +227,3 @@ class TwoLevel:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.remove()
-
-
-def _layer(parameter: nn.Parameter, mask: Tensor, start: Sequence[float]) -> _Layer:
-    latent = parameter.detach().clone(memory_format=torch.contiguous_format)
-    # An absent level starts as the mirror image of the other: signs may flip, and then it is needed.
-    low, high = start[0] or -start[1], start[1] or -start[0]
-    levels = torch.tensor([low, high], dtype=latent.dtype, device=latent.device)
-    moments = [torch.zeros_like(levels) for _ in range(3)]
-    nothing = torch.zeros(0, dtype=torch.int64, device=latent.device)
-    layer = _Layer(parameter, torch.zeros_like(latent), latent, nothing, nothing > 0, levels, *moments)
-    layer.keep(mask)
-    parameter.data = layer.values
-    return layer

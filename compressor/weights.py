@@ -29,7 +29,7 @@ class Mask(Mapping[str, Tensor]):
         self._tensors = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._tensors[name]
+        return self._tensors[name].clone()  # what is handed out may be changed, the mask may not
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
@@ -39,6 +39,13 @@ class Mask(Mapping[str, Tensor]):
 
     def __repr__(self) -> str:
         return f"Mask({len(self)} tensors, {self.kept} of {self.total} kept, density {self.density:.6g})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Mapping) or set(self) != set(other):
+            return NotImplemented if not isinstance(other, Mapping) else False
+        return all(torch.equal(tensor, other[name].cpu()) for name, tensor in self._tensors.items())
+
+    __hash__ = None  # type: ignore[assignment]
 
     @property
     def kept(self) -> int:
@@ -89,21 +96,28 @@ def prunable(model: nn.Module, exclude: Sequence[str] = ()) -> dict[str, nn.Para
     """Return {state-dict key: weight} of all prunable weights, in module order, a shared weight once.
 
     Prunable: the weights of Linear, of convolutions (transposed too) and of MultiheadAttention; never biases,
-    norms or embeddings, nor a weight that is shared with an embedding. `exclude`: shell patterns over keys.
+    norms or embeddings, nor a weight that is shared with an embedding, nor one that is computed (weight_norm and
+    other parametrisations), which is no parameter. `exclude`: shell patterns over keys.
     Raises InputError if a pattern matches nothing, a weight is not initialised or nothing is prunable.
     Source: DESIGN §3; papers/baselines.md §2.
     """
-    wanted: dict[int, bool] = {}
+    wanted: dict[object, bool] = {}
     for module in model.modules():
         for key, parameter in module.named_parameters(recurse=False):
             if isinstance(module, nn.Embedding | nn.EmbeddingBag):
-                wanted[id(parameter)] = False
+                wanted[_place(parameter)] = False
             elif is_weight(module, key):
-                wanted.setdefault(id(parameter), True)
-    names = {name: p for name, p in model.named_parameters() if wanted.get(id(p), False)}
-    for name, parameter in names.items():
-        if isinstance(parameter, nn.parameter.UninitializedParameter):
-            raise InputError(f'"{name}" has no shape yet; run one batch through the lazy module first')
+                if isinstance(parameter, nn.parameter.UninitializedParameter):
+                    raise InputError(
+                        f"{type(module).__name__} has no shape yet; run one batch through the lazy module first"
+                    )
+                wanted.setdefault(_place(parameter), True)
+    names: dict[str, nn.Parameter] = {}
+    for name, parameter in model.named_parameters():
+        if not isinstance(parameter, nn.parameter.UninitializedParameter) and wanted.pop(
+            _place(parameter), False
+        ):
+            names[name] = parameter
     for pattern in exclude:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise unknown("prunable weight in exclude", pattern, names)
@@ -122,15 +136,23 @@ def is_weight(module: nn.Module, key: str) -> bool:
     return isinstance(module, nn.MultiheadAttention) and key in _ATTENTION
 
 
-def aliases(model: nn.Module) -> dict[str, str]:
-    """Return {other state-dict key: first key} for every tensor that the module holds under several names."""
-    first: dict[int, str] = {}
-    others: dict[str, str] = {}
-    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-    for name, tensor in named:
-        if first.setdefault(id(tensor), name) != name:
-            others[name] = first[id(tensor)]
-    return others
+def aliases(source: nn.Module | Mapping[str, Tensor]) -> dict[str, str]:
+    """Return {other state-dict key: first key} for every tensor that a module or state dict holds under several names.
+
+    The same tensor is the same memory in the same shape, strides and dtype, however it came to be shared.
+    """
+    tensors = source.state_dict() if isinstance(source, nn.Module) else source
+    first: dict[tuple[object, ...], str] = {}
+    return {
+        name: first[_place(tensor)]
+        for name, tensor in tensors.items()
+        if tensor.numel() and first.setdefault(_place(tensor), name) != name
+    }
+
+
+def _place(tensor: Tensor) -> tuple[object, ...]:
+    start = tensor.untyped_storage().data_ptr(), tensor.storage_offset()
+    return (*start, tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
 
 
 def fit(module: nn.Module, mask: Mapping[str, Tensor]) -> dict[str, nn.Parameter]:
@@ -142,6 +164,8 @@ def fit(module: nn.Module, mask: Mapping[str, Tensor]) -> dict[str, nn.Parameter
     for name, tensor in mask.items():
         if name not in parameters:
             raise unknown("weight in mask", name, parameters)
+        if tensor.dtype != torch.bool:
+            raise InputError(f'mask "{name}": not a bool tensor; True means kept')
         if tensor.shape != parameters[name].shape:
             raise InputError(
                 f'mask "{name}": shape {tuple(tensor.shape)} does not fit the weight\'s {tuple(parameters[name].shape)}'

@@ -5,11 +5,14 @@ grouping of the sum; every operation that rounds once: the square of its result.
 Source: exporters/rounding.py.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import torch
 from torch import Tensor
+
+from exporters.noise_planes import INTERPOLATIONS, NORMS, of_interpolation, of_norm
 
 TINY: Final = 2.0**-102  # 2^-126 in units of 2^-24: what is smaller some runtimes flush to zero
 
@@ -19,16 +22,11 @@ MEANS: Final = frozenset(
     {"mean", "avg_pool1d", "avg_pool2d", "avg_pool3d"}
     | {"adaptive_avg_pool1d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d"}
 )
-FIXED_NORMS: Final = frozenset({"_native_batch_norm_legit_no_training", "cudnn_batch_norm"})
-NORMS: Final = FIXED_NORMS | {
-    "native_batch_norm",
-    "_native_batch_norm_legit",
-    "native_layer_norm",
-    "native_group_norm",
-}
 # Runtimes compute these as 0.5 + an odd function: the error is relative to the gate's 0.5, not to the result.
 GATES: Final = frozenset({"sigmoid", "hardsigmoid"})
 GATED: Final = frozenset({"silu", "hardswish", "gelu"})
+# Runtimes compute these as exp(x) - 1 and log(sigmoid(x)): the error is relative to the 1.
+LESS_ONE: Final = frozenset({"elu", "celu"})
 # These move, choose or copy numbers and round nothing.
 EXACT: Final = frozenset({
     "abs", "adaptive_max_pool2d", "amax", "amin", "arange", "argmax", "argmin", "as_strided", "cat", "ceil",
@@ -75,7 +73,11 @@ def noise(
     if name == "convolution":
         return _of_convolution(func, args, result, ones, generator)
     if name in NORMS:
-        return _of_norm(name, args, out, generator)
+        squares, common = of_norm(name, args, out, generator)
+        return _scattered(squares, result, generator).add_(common)
+    if name in INTERPOLATIONS:
+        squares, common = of_interpolation(args, result, generator)
+        return _scattered(squares, result, generator).add_(common)
     if name in PRODUCTS:
         squares = _of_product(func, args, kwargs, ones)
     elif name in SUMS or name in MEANS:
@@ -108,6 +110,14 @@ def _of_function(name: str, args: Sequence[Any], func: Any, result: Tensor) -> T
         return result.square() * result.clamp(min=1e-30).log_().square_().add_(2)
     if name in GATES:
         return result.abs().clamp_(min=0.5).square_()
+    if name in LESS_ONE:  # elu(x, alpha, scale): scale * alpha * (exp(x) - 1) below 0
+        one = math.prod(float(factor) for factor in args[1:3])
+        return torch.where(result < 0, result.abs().clamp_(min=abs(one)), result).square_()
+    if name == "expm1":
+        return result.abs().clamp_(min=1).square_()
+    if name == "log_sigmoid_forward":
+        sigmoid = result.exp().clamp_(min=2.0**-126)
+        return torch.maximum(result.abs(), sigmoid.clamp(min=0.5) / sigmoid).square_()
     if name in GATED and func._schema.returns[0].alias_info is None:
         return torch.maximum(result.abs(), args[0].abs() / 2).square_()
     return result.square()
@@ -159,38 +169,3 @@ def _of_convolution(
     folded *= torch.randn(folded.shape, generator=generator)
     common: Tensor = func((inputs / (scales[0] or 1)).float(), folded, None, *rest)
     return scattered.add_(common.double().mul_(scales[0] * scales[1]))
-
-
-def _of_norm(name: str, args: Sequence[Any], out: Sequence[Tensor], generator: torch.Generator) -> Tensor:
-    """Return the noise of y = (x - mean) r w + b.
-
-    Where the mean is large beside the spread, x r w and mean r w cancel; and r from a variance computed as
-    E[x^2] - mean^2, as some runtimes do, is off by the square of that. r is the same at many positions.
-    """
-    result = out[0]
-    fixed = name in FIXED_NORMS or (name == "native_batch_norm" and not args[5])
-    spread = [1] * (result.ndim - 2)
-    if name == "native_layer_norm":
-        weight, bias, mean, rstd = args[2], args[3], out[1], out[2]
-        channels = list(args[1])
-    elif name == "native_group_norm":
-        weight, bias = args[1], args[2]
-        batch, number, groups = args[3], args[4], args[6]
-        mean, rstd = (
-            value.reshape(batch, groups, 1).expand(-1, -1, number // groups).reshape(batch, number, *spread)
-            for value in out[1:3]
-        )
-        channels = [number, *spread]
-    else:
-        weight, bias, channels = args[1], args[2], [-1, *spread]
-        mean, rstd = (args[3], (args[4] + args[-1]).rsqrt()) if fixed else (out[1], out[2])
-        mean, rstd = mean.reshape(channels), rstd.reshape(channels)
-    scale = result.new_ones(()) if weight is None else weight.reshape(channels)
-    shift = result.new_zeros(()) if bias is None else bias.reshape(channels)
-    off = (mean * rstd).square_()
-    squares = result.square() + shift.square() + scale.square() * off
-    if not fixed:
-        squares += ((result - shift) * (1 + off) / 2).square_()
-    common = torch.randn((2, *rstd.shape), generator=generator, dtype=rstd.dtype)
-    same = (result - shift) * common[0] + (scale * mean * rstd + shift) * common[1]
-    return _scattered(squares, result, generator).add_(same)

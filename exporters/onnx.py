@@ -18,6 +18,7 @@ from exporters.chains import Array, tensor
 from exporters.decoder import chains_model, decode
 from exporters.encodings import chains, weight
 from exporters.graph import ENCODINGS, INNER, Graph, digest_entry, read
+from exporters.wiring import names_read
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -151,7 +152,7 @@ def _add_tensors(
     traced: onnx.ModelProto, state: "Mapping[str, Tensor]", masks: Mapping[str, Array], encoding: str
 ) -> None:
     """Put the tensors that the graph uses into it, in the order of the state dict."""
-    used = _names_read(traced.graph)
+    used = names_read(traced.graph.node)
     stored = {key: (*_bits(one), tuple(one.shape)) for key, one in state.items() if key in used}
     for key, kept in masks.items():
         if key in stored:
@@ -173,17 +174,6 @@ def _add_tensors(
     nodes = [*table, *(node for chain in made for node in chain.nodes), *traced.graph.node]
     del traced.graph.node[:]
     traced.graph.node.extend(nodes)
-
-
-def _names_read(graph: onnx.GraphProto) -> set[str]:
-    """Return the names that nodes read, those in branches and loops included."""
-    names: set[str] = set()
-    for node in graph.node:
-        names.update(node.input)
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                names |= _names_read(inner) | {value.name for value in inner.output}
-    return names
 
 
 def _bits(one: "Tensor") -> tuple[int, Array]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from exporters.outputs import LIMIT, MARGIN, Survey, Tally, survey
 from exporters.rounding import Reference
 from exporters.runtimes import start
-from exporters.runtimes.session import AbsentError, Network, Session, milliseconds
+from exporters.runtimes.session import AbsentError, KernelError, Network, Session, milliseconds
 from exporters.samples import Batch
 from exporters.standard import Standard
 from exporters.verdict import Check, RuntimeRow
@@ -63,6 +63,9 @@ def _started(names: Sequence[str], network: Network) -> tuple[list[Check], list[
         except Exception as error:  # whatever a runtime raises is the finding; a ProviderError of ours too
             text = f"does not start: {str(error).strip()}"
             rows.append(RuntimeRow(name, reason=text))
+            if isinstance(error, KernelError) and network.bfloat16:
+                found.append(Check("outputs", name, "", True, None, LIMIT, f"not run: {error}", ran=False))
+                continue
             found.append(Check("outputs", name, "", False, None, LIMIT, text))
     _log.info("runtimes: %s", ", ".join(session.runtime for session in sessions))
     return found, rows, sessions

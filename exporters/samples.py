@@ -65,6 +65,17 @@ def random_inputs(path: Path, graph: Graph) -> Inputs | str:
     return tuple(made) if made else "the graph has no input"
 
 
+def example(path: Path) -> Inputs:
+    """Return zeros of the shapes and types that a file declares, 2 where an axis is open."""
+    made = []
+    for value in onnx.load_model(str(path)).graph.input:
+        kind = value.type.tensor_type
+        name = onnx.TensorProto.DataType.Name(kind.elem_type).lower()
+        dtype = getattr(torch, {"float": "float32", "double": "float64"}.get(name, name))
+        made.append(torch.zeros([dim.dim_value or 2 for dim in kind.shape.dim], dtype=dtype))
+    return tuple(made)
+
+
 def _size(seen: int, referenced: int | None) -> int:
     if not seen:
         return min(FIRST, referenced or FIRST)

@@ -1,6 +1,6 @@
 """Checks 1 and 2: the ONNX holds the tensors of the packed file, and holds them bit for bit. No torch."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,13 @@ import numpy.typing as npt
 from compressor.errors import FormatError
 from compressor.files import sha256
 from compressor.packed.reader import Packed, Stored
-from exporters.graph import Graph
+from exporters.graph import Graph, open_model
 from exporters.onnx import chains_model, decode, read
 from exporters.runtimes import ort_cpu
 from exporters.runtimes.ort_session import open_session
+from exporters.runtimes.session import KernelError
 from exporters.verdict import Check
+from exporters.wiring import posing, unread
 
 Array = npt.NDArray[Any]
 
@@ -36,12 +38,14 @@ def structure(
                 {},
             )
         decoded = decode(onnx)
+        unused = unread(open_model(onnx)[0].graph)
     except FormatError as error:
         return [_failed("", str(error))], None, {}
     stale = _stale(graph, packed_path, onnx)
     own = {name: stored for name, stored in packed.tensors.items() if stored.alias_of is None}
     found = [_failed("", stale)] if stale else []
     found += [_failed(name, "in the ONNX, but not in the packed file") for name in decoded if name not in own]
+    found += [_failed(name, "in the ONNX, but its network does not use it") for name in unused if name in own]
     for name, stored in own.items():
         if name in decoded:
             wrong = _misfit(stored, *graph.tensors[name]) or _zeros(stored, decoded[name])
@@ -55,6 +59,24 @@ def structure(
         text += f"; aliases: {', '.join(aliases)}" if aliases else ""
         found = [Check("structure", "", "", True, len(decoded), None, text)]
     return found, graph, decoded
+
+
+def foreign(onnx: Path, known: Callable[[], set[bytes]] | None) -> list[Check]:
+    """Judge the constants that stand where weights stand: only the model's own code may have put them there.
+
+    known: the bytes of all constants in a fresh export of the model; None: no model.
+    """
+    graph = open_model(onnx)[0].graph
+    names = posing(graph)
+    if not names:
+        return []
+    ours = known() if known else set()
+    why = "the model's own export has no such constant" if known else "no model shows that its code has it"
+    return [
+        _failed(i.name, f"a constant in the place of a weight, in no packed file, and {why}")
+        for i in graph.initializer
+        if i.name in names and i.raw_data not in ours
+    ]
 
 
 def missing(packed: Packed, graph: Graph) -> list[str]:
@@ -98,11 +120,15 @@ def bits(packed: Packed, graph: Graph, decoded: Mapping[str, Array], onnx: Path)
         session = open_session(chains_model(onnx), ort_cpu.PROVIDER, {})
         rebuilt = dict(zip(graph.chains, session.run(None, {}), strict=True))
     except Exception as error:  # whatever a runtime raises is the finding
-        return [
-            *found,
-            Check("bits", "ort_cpu", "", False, None, None, f"cannot run the decode chains ({error})"),
-        ]
+        lacking = isinstance(error, KernelError) and holds_bfloat16(packed)
+        text = f"cannot run the decode chains ({error})"
+        return [*found, Check("bits", "ort_cpu", "", lacking, None, None, text, ran=not lacking)]
     return found + _compared(packed, rebuilt, "ort_cpu", "the graph's decode chains in onnxruntime")
+
+
+def holds_bfloat16(packed: Packed) -> bool:
+    """Whether runtimes may lack kernels for this network; asked of the packed file, not of the ONNX."""
+    return any(stored.dtype == "BF16" for stored in packed.tensors.values())
 
 
 def _compared(packed: Packed, tensors: Mapping[str, Array], runtime: str, decoder: str) -> list[Check]:

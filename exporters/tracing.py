@@ -12,6 +12,7 @@ from torch import nn
 
 from compressor.errors import InputError
 from exporters.graph import OPSET
+from exporters.rounding import open_layers
 
 
 @contextlib.contextmanager
@@ -37,7 +38,7 @@ def trace(model: nn.Module, example: tuple[torch.Tensor, ...]) -> ir.Model:
     batch = example[0].shape[0]
     axes = tuple({0: "batch"} if one.ndim and one.shape[0] == batch else {} for one in example)
     try:
-        with quiet(), torch.no_grad():
+        with quiet(), torch.no_grad(), open_layers():
             program = torch.onnx.export(
                 model,
                 example,

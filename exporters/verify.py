@@ -7,8 +7,10 @@ runtime ever touches a file whose structure is wrong.
 import copy
 import sys
 from collections.abc import Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +21,14 @@ from compressor.errors import InputError, unknown
 from compressor.packed import load, reader
 from compressor.packed.reader import Packed
 from compressor.packed.source import TORCH
-from exporters.graph import Graph
+from exporters.graph import Graph, open_model
 from exporters.prove import Samples, prove
 from exporters.rounding import Reference
 from exporters.runtimes import RUNTIMES
 from exporters.runtimes.session import Network
-from exporters.samples import Inputs, chunks, random_inputs
-from exporters.structure import absent, bits, missing, structure
+from exporters.onnx import export
+from exporters.samples import Inputs, chunks, example, random_inputs
+from exporters.structure import absent, bits, foreign, holds_bfloat16, missing, structure
 from exporters.verdict import Check, Verdict
 
 if TYPE_CHECKING:
@@ -48,6 +51,8 @@ def verify(
     reference: runtimes are held against each other. data: (x, y), or an iterable of such batches; several
     inputs as ((x1, x2), y); without data, random inputs. samples: how many are held against float64, or
     "all". dense: an ONNX of the dense network, for its time. runtimes: names of RUNTIMES, all by default.
+    The digest in the file finds damage and is no signature: who rewrites the file can make a new one. Without
+    a model only structure, bits and the runtimes' agreement are proven, not that the graph is the network.
     A failed check is in the verdict and raises nothing. Raises InputError (a file that cannot be read, a
     model that the packed file does not fit, data it does not take), FormatError (the packed file is damaged).
     """
@@ -58,6 +63,8 @@ def verify(
     module = None if model is None else _twin(model, packed)
     found, graph, decoded = structure(content, packed, onnx)
     found += [] if model is None else _narrowed(model, content)
+    if graph is not None:
+        found += foreign(onnx, partial(_constants, module, onnx) if module is not None else None)
     if graph is None or not all(check.passed for check in found):
         return Verdict(tuple(found))
     origin, first = _samples(data, onnx, graph, module, None if samples == "all" else int(samples))
@@ -69,7 +76,7 @@ def verify(
     masks = {
         name: torch.from_numpy(one.mask) for name, one in content.tensors.items() if one.mask is not None
     }
-    network = Network(onnx, module, masks, Path(dense) if dense else None)
+    network = Network(onnx, module, masks, Path(dense) if dense else None, holds_bfloat16(content))
     more, rows = prove(names, network, tuple(graph.outputs), origin)
     return Verdict((*found, *more), rows)
 
@@ -114,6 +121,17 @@ def _narrowed(model: "nn.Module", content: Packed) -> list[Check]:
         for stored in [content.tensors[name]]
         if tensor.dtype != TORCH[content.tensors[stored.alias_of or name].dtype]
     ]
+
+
+def _constants(module: "nn.Module", onnx: Path) -> set[bytes]:
+    """Return the constants of a fresh export of the module, made for the inputs that the file declares."""
+    with TemporaryDirectory() as folder:
+        fresh = Path(folder, "fresh.onnx")
+        try:
+            export(module, fresh, example(onnx), encoding="dense")
+        except InputError:  # a module that torch cannot trace here shows nothing
+            return set()
+        return {i.raw_data for i in open_model(fresh)[0].graph.initializer}
 
 
 def _samples(

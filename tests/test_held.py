@@ -143,3 +143,10 @@ def test_a_mask_that_does_not_fit_is_refused() -> None:
         compressor.hold(
             net, OPTIMIZERS["sgd"](net.parameters()), {"0.weight": torch.ones(2, 2, dtype=torch.bool)}
         )
+
+
+def test_weights_that_no_optimiser_trains_are_warned_of() -> None:
+    net = network()
+    mask = compressor.prune(net, "magnitude", density=0.3)
+    with pytest.warns(UserWarning, match=r"not held.*2\.weight"):
+        compressor.hold(net, OPTIMIZERS["sgd"](net[0].parameters()), mask)

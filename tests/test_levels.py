@@ -9,7 +9,7 @@ from torch import nn
 
 import compressor
 from compressor.errors import InputError
-from compressor.levels import implied
+from compressor.levels import implied, reset_implied
 
 W = torch.tensor([[0.5, -0.25, 0, 0.125, -0.75, 0, 0.25, -0.5]])
 
@@ -122,3 +122,29 @@ def test_a_start_that_is_not_reset_or_does_not_fit_is_refused(tmp_path: Path) ->
     compressor.pack(net, path, mask=mask)
     with pytest.raises(InputError, match="a packed network, not a start"):
         compressor.load_start(net, path)
+
+
+@pytest.mark.parametrize("levels", [(0.5, -0.5), (float("nan"), 1.0), (0.1, 0.1)])
+def test_levels_that_are_not_two_finite_numbers_in_order_are_refused(levels: tuple[float, float]) -> None:
+    with pytest.raises(InputError, match="low < high"):
+        compressor.to_levels({"w": torch.ones(2, 2)}, {"w": torch.ones(2, 2) > 0}, {"w": levels})
+
+
+def test_free_floats_are_not_a_start(tmp_path: Path) -> None:
+    net = network()
+    mask = compressor.prune(net, "magnitude", density=0.2)
+    mask.apply_(net)
+    reset_implied(net)
+    with pytest.raises(InputError, match="more than two levels"):
+        compressor.save_start(net, mask, tmp_path / "start.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+class Scaled(nn.LayerNorm):
+    def __init__(self) -> None:
+        super().__init__(4)
+        self.alpha = nn.Parameter(torch.ones(1))
+
+
+def test_what_a_norm_of_ones_own_adds_is_stored() -> None:
+    assert implied(Scaled()) == {"weight": 1.0, "bias": 0.0}

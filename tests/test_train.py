@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import compressor
-from compressor import train
+from compressor import optimizers, train
 from compressor.data import Data, load
 from compressor.errors import FormatError, HostError, InputError
 from compressor.models import build
@@ -28,7 +28,7 @@ def network(digits: Data) -> nn.Module:
 
 def test_e9_the_author_s_cosine() -> None:
     def author(base: float, scale: float, epochs: int, t: int) -> float:
-        return train.learning_rate(Train(lr=base, cosine_scale=scale, epochs=epochs + 1), t, 1)
+        return optimizers.learning_rate(Train(lr=base, cosine_scale=scale, epochs=epochs + 1), t, 1)
 
     assert [round(author(0.05, 1.06, 160, t), 8) for t in (0, 40, 80, 159)] == [
         0.05,
@@ -41,9 +41,9 @@ def test_e9_the_author_s_cosine() -> None:
 
 def test_warm_up_is_linear_and_multistep_multiplies() -> None:
     warm = Train(lr=1.0, warmup=1, epochs=3)
-    assert [train.learning_rate(warm, step, 4) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
+    assert [optimizers.learning_rate(warm, step, 4) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
     steps = Train(lr=1.0, schedule="multistep", milestones=(1, 2), epochs=3)
-    assert [round(train.learning_rate(steps, step, 2), 6) for step in range(6)] == [
+    assert [round(optimizers.learning_rate(steps, step, 2), 6) for step in range(6)] == [
         1,
         1,
         0.1,
@@ -51,22 +51,22 @@ def test_warm_up_is_linear_and_multistep_multiplies() -> None:
         0.01,
         0.01,
     ]
-    assert train.learning_rate(Train(lr=0.3, schedule="constant"), 99, 2) == 0.3
+    assert optimizers.learning_rate(Train(lr=0.3, schedule="constant"), 99, 2) == 0.3
     with pytest.raises(InputError, match='did you mean "cosine"'):
-        train.learning_rate(Train(schedule="cosin"), 0, 1)
+        optimizers.learning_rate(Train(schedule="cosin"), 0, 1)
 
 
 def test_a_restarted_cosine_ends_at_zero_twice() -> None:
     settings = Train(lr=1.0, epochs=10)
-    rates = [train.learning_rate(settings, step, 10, restart=80) for step in range(100)]
+    rates = [optimizers.learning_rate(settings, step, 10, restart=80) for step in range(100)]
     assert rates[79] < 0.001
     assert rates[80] == 1.0
     assert rates[99] < 0.01
 
 
 def test_a_last_batch_of_one_sample_is_left_out() -> None:
-    assert [train.steps_per_epoch(n, 10) for n in (10, 11, 12, 20, 1)] == [1, 1, 2, 2, 1]
-    assert train.steps_per_epoch(3, 1) == 3
+    assert [optimizers.steps_per_epoch(n, 10) for n in (10, 11, 12, 20, 1)] == [1, 1, 2, 2, 1]
+    assert optimizers.steps_per_epoch(3, 1) == 3
 
 
 def test_training_learns_and_repeats_to_the_same_bits(digits: Data) -> None:
@@ -150,9 +150,9 @@ def test_a_training_that_diverges_says_what_to_lower(digits: Data) -> None:
 
 def test_unknown_optimisers_and_devices_are_refused(digits: Data) -> None:
     with pytest.raises(InputError, match='did you mean "adamw"'):
-        train.make_optimizer(network(digits), Train(optimizer="adamww"))
+        optimizers.make_optimizer(network(digits), Train(optimizer="adamww"))
     with pytest.raises(InputError, match="unknown device"):
-        train.pick_device("gpu")
+        optimizers.pick_device("gpu")
     if not torch.cuda.is_available():
         with pytest.raises(HostError, match="no CUDA device"):
-            train.pick_device("cuda")
+            optimizers.pick_device("cuda")

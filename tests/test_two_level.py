@@ -122,3 +122,77 @@ def test_steps_below_one_and_a_layer_of_zeros_are_refused() -> None:
         net[0].weight.zero_()
     with pytest.raises(InputError, match=r'"0\.weight": every kept weight is 0'):
         compressor.tied(net, optimizer, mask, steps=10)
+
+
+def test_a_closure_and_several_optimisers_are_refused() -> None:
+    net, optimizer, mask = started()
+    with compressor.tied(net, optimizer, mask, steps=10), pytest.raises(InputError, match="closure"):
+        optimizer.step(lambda: net(batch(0)[0]).sum())
+    with pytest.raises(InputError, match="one optimiser"):
+        compressor.tied(net, [optimizer], mask, steps=10)  # type: ignore[arg-type]
+
+
+def test_an_overflow_under_a_gradient_scaler_with_a_fused_optimiser_is_skipped() -> None:
+    net, _, mask = started()
+    optimizer = torch.optim.Adam(net.parameters(), 1e-2, fused=True)
+    scaler = torch.amp.GradScaler("cpu", 1024.0)
+    with compressor.tied(net, optimizer, mask, steps=40) as two_level:
+        for number in range(20):
+            x, y = batch(number)
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(net(x * (torch.inf if number == 5 else 1)).nan_to_num(), y)
+            scaler.scale(loss).backward()
+            if number == 5:
+                net[0].weight.grad = torch.full_like(net[0].weight, torch.inf)
+            scaler.step(optimizer)
+            scaler.update()
+    assert all(abs(level) < 10 for pair in two_level.levels.values() for level in pair)
+    assert all(bool(torch.isfinite(p).all()) for p in net.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_levels_are_float32_whatever_the_network_is(dtype: torch.dtype) -> None:
+    net, _, mask = started()
+    net.to(dtype)
+    optimizer = torch.optim.Adam(net.parameters(), 1e-3, eps=1e-4)
+    with compressor.tied(net, optimizer, mask, steps=60) as two_level:
+        for number in range(60):
+            x, y = batch(number)
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(net(x.to(dtype)).float(), y).backward()
+            optimizer.step()
+    for name, (low, high) in two_level.levels.items():
+        assert set(net.state_dict()[name].unique().tolist()) <= {low, 0.0, high}
+        assert float(torch.tensor(low)) == low
+
+
+def test_an_empty_layer_stays_empty_and_gradients_stay_readable() -> None:
+    net, optimizer, mask = started()
+    empty = {name: kept if name != "2.weight" else kept & False for name, kept in mask.items()}
+    with compressor.tied(net, optimizer, empty, steps=50) as two_level:
+        for number in range(50):
+            walk(net, optimizer, number, number + 1)
+            assert all(p.grad is not None for p in net.parameters())
+    assert two_level.mask.per_layer()["2.weight"] == (0, 800)
+
+
+class Keywords(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = network()
+
+    def forward(self, *, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        out: torch.Tensor = self.net(inputs["x"])
+        return out
+
+
+def test_a_network_that_the_probe_cannot_run_trains_all_the_same() -> None:
+    net = Keywords()
+    mask = compressor.prune(net, "magnitude", density=0.2, scope="layer")
+    optimizer = torch.optim.Adam(net.parameters(), 1e-2)
+    with compressor.tied(net, optimizer, mask, steps=200):
+        for number in range(200):
+            x, y = batch(number)
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(net(inputs={"x": x}), y).backward()
+            optimizer.step()

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import compressor
 from compressor.errors import FormatError, InputError
 from compressor.flow import guard, reach
 from compressor.weights import Mask, aliases, find_mask, prunable
@@ -135,3 +136,72 @@ def test_reach_through_a_very_deep_network_neither_overflows_nor_vanishes() -> N
     net = nn.Sequential(*[nn.Linear(64, 64) for _ in range(200)])
     mask = {name: torch.ones_like(p, dtype=torch.bool) for name, p in prunable(net).items()}
     assert all(bool(r.all()) for r in reach(net, mask, [torch.zeros(1, 64)]).values())
+
+
+class Shifted(nn.Module):
+    """Inputs around 128, shifted by a buffer: the probe's own inputs are silenced by the first ReLU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.full((1, 3, 1, 1), 120.0))
+        self.conv, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(288, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.fc(self.conv((x - self.mean) / 58).relu().flatten(1))
+        return out
+
+
+def test_a_network_that_the_probe_itself_silences_is_not_refused() -> None:
+    data = (torch.rand(4, 3, 8, 8) * 255, torch.zeros(4).long())
+    assert compressor.prune(Shifted(), "magnitude", density=0.9, data=data).kept > 0
+
+
+class Stubborn(nn.Module):
+    """Wants float32 and a batch of exactly 4, and draws random numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(6, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.fc(nn.functional.dropout(x.float().view(4, -1), 0.1, training=True))
+        return out
+
+
+def test_the_guard_runs_networks_of_a_fixed_type_and_batch_and_leaves_the_generator_alone() -> None:
+    net, data = Stubborn(), (torch.rand(4, 6), torch.zeros(4).long())
+    before = torch.get_rng_state()
+    compressor.prune(net, "magnitude", density=0.5, data=data)
+    assert torch.equal(torch.get_rng_state(), before)
+    with pytest.raises(InputError, match="Stubborn does not run on the data"):
+        compressor.prune(Stubborn(), "magnitude", density=0.5, data=(7,))
+
+
+def test_a_weight_tied_through_its_data_is_one_weight() -> None:
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    net[1].weight.data = net[0].weight.data
+    assert list(prunable(net)) == ["0.weight"]
+    assert aliases(net) == {"1.weight": "0.weight"}
+
+
+def test_a_mask_cannot_be_changed_and_compares_by_its_values() -> None:
+    mask = Mask({"a": torch.tensor([True, False])})
+    mask["a"].fill_(True)
+    assert mask.kept == 1
+    assert mask == {"a": torch.tensor([True, False])}
+    assert mask != Mask({"a": torch.tensor([True, True])})
+    assert mask != Mask({"b": torch.tensor([True, False])})
+
+
+@pytest.mark.parametrize("kind", [torch.int64, torch.float32])
+def test_a_mask_of_numbers_is_refused_wherever_masks_are_taken(kind: torch.dtype) -> None:
+    net = nn.Linear(3, 2)
+    mask = {"weight": torch.ones(2, 3, dtype=kind)}
+    for call in (
+        lambda: compressor.centroids(net, mask),
+        lambda: compressor.centroids(net.state_dict(), mask),
+        lambda: compressor.hold(net, torch.optim.SGD(net.parameters(), 0.1), mask),
+        lambda: compressor.tied(net, torch.optim.SGD(net.parameters(), 0.1), mask, steps=3),
+    ):
+        with pytest.raises(InputError, match="not a bool tensor"):
+            call()

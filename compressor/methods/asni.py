@@ -91,7 +91,7 @@ class Schedule:
             raise InputError(
                 f"density {density} keeps {asked} weights in {len(self._weights)} layers; each needs at least one"
             )
-        curve = densities(floor(end * (steps // every) + 0.5), density)
+        curve = densities(floor(end * (steps // every) + 0.5 + 1e-9), density)
         self._counts = [max(kept_count(d, total), len(self._weights)) for d in curve]
         self._every = every
         self._step = 0
@@ -120,14 +120,34 @@ class Schedule:
         return {"step": self._step, "mask": dict(self.mask)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Go on from a checkpoint. Raises InputError for one of another schedule."""
+        stage = min(int(state["step"]) // self._every, len(self._counts))
+        wanted = self._counts[stage - 1] if stage else self.mask.total
+        if Mask(state["mask"]).kept != wanted:
+            raise InputError(
+                f"the checkpoint is of another schedule: after {state['step']} steps {wanted} weights are kept"
+            )
         self._step = int(state["step"])
         self._held.update(state["mask"])
 
     def remove(self) -> None:
-        """Let go of the optimiser; the mask that was reached stays readable."""
+        """Let go of the optimiser; the mask that was reached stays readable. Warns if the training had only begun."""
+        self._detach()
+        if self._step:
+            self._warn_if_early()
+
+    def _detach(self) -> None:
         self._handle.remove()
         self._held.remove()
+
+    def _warn_if_early(self) -> None:
+        end = self._every * len(self._counts)
+        if self._step < end:
+            warnings.warn(
+                f"ASNI was left after {self._step} steps at density {self.density:.6g}, before its last pruning "
+                f"at step {end}",
+                stacklevel=3,
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -135,13 +155,9 @@ class Schedule:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.remove()
-        if kind is None and self._step < self._every * len(self._counts):
-            warnings.warn(
-                f"ASNI was left after {self._step} steps at density {self.density:.6g}, before its last pruning "
-                f"at step {self._every * len(self._counts)}",
-                stacklevel=2,
-            )
+        self._detach()
+        if kind is None:
+            self._warn_if_early()
 
 
 def _survivors(weights: Mapping[str, nn.Parameter], mask: Mapping[str, Tensor], count: int) -> Mask:

@@ -41,6 +41,7 @@ def pack(
     cannot store; HostError: the file cannot be written.
     """
     from compressor.packed import source as _source
+    from compressor.weights import aliases
 
     if format != "auto" and format not in FORMATS:
         raise unknown("format", format, ["auto", *FORMATS])
@@ -49,7 +50,7 @@ def pack(
     if kind not in reader.KINDS:
         raise unknown("kind", kind, reader.KINDS)
     tensors = _source.state(source)
-    same = _source.aliases(tensors)
+    same = aliases(tensors)
     items = _source.items(tensors, same, mask)
     if values is not None:
         items = [_lowered(item, format, VALUES[values]) for item in items]

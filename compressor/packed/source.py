@@ -1,7 +1,7 @@
 """From a module or state dict to the tensors to be stored, and back. The only file here with torch."""
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -49,18 +49,6 @@ def state(source: torch.nn.Module | Mapping[str, torch.Tensor]) -> dict[str, tor
             raise InputError(f'tensor "{name}" has no plain dense values; pack ordinary tensors')
         if tensor.dtype not in NAMES:
             raise InputError(f'tensor "{name}" has dtype {tensor.dtype}; packed are {", ".join(TORCH)}')
-    return found
-
-
-def aliases(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    """Return alias -> first name; aliases are the same memory in the same shape, strides and dtype."""
-    first: dict[tuple[Any, ...], str] = {}
-    found = {}
-    for name, tensor in tensors.items():
-        place = tensor.untyped_storage().data_ptr()
-        key = (place, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
-        if tensor.numel() and first.setdefault(key, name) != name:
-            found[name] = first[key]
     return found
 
 

@@ -9,14 +9,14 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from exporters.runtimes.session import ProviderError, Run
+from exporters.runtimes.session import KernelError, ProviderError, Run
 
 
 def open_session(onnx: Path | bytes, provider: str, options: Mapping[str, str]) -> Any:
     """Return an InferenceSession on that provider alone, all graph optimisations on.
 
     onnxruntime puts the CPU behind every provider and falls back to it without a word: such a session is
-    refused. Raises ProviderError.
+    refused. Raises ProviderError, its KernelError where onnxruntime has no kernel for a node.
     """
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = torch.get_num_threads()
@@ -29,6 +29,9 @@ def open_session(onnx: Path | bytes, provider: str, options: Mapping[str, str]) 
         try:
             session = onnxruntime.InferenceSession(source, settings, providers=[(provider, dict(options))])
         except Exception as error:  # onnxruntime's errors share no class of their own
+            if "NOT_IMPLEMENTED" in str(error):
+                why = str(error).strip().rpartition("NOT_IMPLEMENTED : ")[2]
+                raise KernelError(f"{provider} lacks a kernel ({why})") from error
             raise ProviderError(f"{provider} does not take the graph ({str(error).strip()})") from error
     given = session.get_providers()
     if given[0] != provider:

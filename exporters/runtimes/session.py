@@ -25,17 +25,23 @@ class ProviderError(VerificationError):
     """The runtime runs, but not where it was told to."""
 
 
+class KernelError(ProviderError):
+    """The runtime has no kernel for a node: what it lacks for bfloat16 is no fault of the file."""
+
+
 @dataclass(frozen=True, slots=True)
 class Network:
     """The network in both forms. module: eval mode, CPU, the packed weights; None where none was given.
 
     masks: state-dict key -> bool, the tensors stored sparse; dense: an ONNX of the dense network, for its time.
+    bfloat16: whether the packed file holds such tensors; a runtime may then lack kernels.
     """
 
     onnx: Path
     module: nn.Module | None
     masks: Mapping[str, Tensor]
     dense: Path | None
+    bfloat16: bool = False
 
 
 @dataclass(frozen=True, slots=True)

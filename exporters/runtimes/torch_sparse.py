@@ -32,10 +32,8 @@ def start(network: Network) -> Session:
     for name, tensor in module.named_parameters():
         if tensor.ndim >= 2:
             mode.add(name, tensor.detach(), network.masks.get(name))
-    try:
-        _csr(torch.eye(2)) @ torch.eye(2)
-    except RuntimeError as error:
-        raise AbsentError(f"this torch has no sparse CSR product on the CPU ({error})") from error
+    if not _multiplies(torch.float32):
+        raise AbsentError("this torch has no sparse CSR product on the CPU")
 
     def run(inputs: Sequence[Tensor]) -> list[Tensor]:
         with torch.no_grad(), open_layers(), mode:
@@ -74,6 +72,9 @@ class _Sparse(TorchDispatchMode):
         density = float(mask.float().mean()) if mask.numel() else 0.0
         if density > DENSE_ABOVE:
             self.dense[name] = f"density {density:.2f}"
+            return
+        if not _multiplies(weight.dtype):
+            self.dense[name] = f"no CSR product in {str(weight.dtype).removeprefix('torch.')}"
             return
         plain = weight.is_contiguous() and weight.numel() > 0
         self.dense[name] = "no linear or convolution with the whole weight" if plain else "not row-major"
@@ -125,9 +126,11 @@ def _sparse(
 
 
 def _convolution(args: Sequence[Any], csr: Tensor) -> Tensor | str:
-    inputs, weight, bias, stride, padding, dilation, transposed, _, groups = args
+    inputs, weight, bias, *geometry, transposed, _, groups = args
     if transposed or groups != 1 or inputs.ndim not in (3, 4):
         return "transposed" if transposed else "grouped" if groups != 1 else "3-d"
+    # One number stands for every dimension.
+    stride, padding, dilation = ([*given, *given[-1:] * (inputs.ndim - 2 - len(given))] for given in geometry)
     if inputs.ndim == 3:
         flat = [[1, *stride], [0, *padding], [1, *dilation]]
         wide = _convolution([inputs.unsqueeze(2), weight.unsqueeze(2), bias, *flat, False, [0], 1], csr)
@@ -146,6 +149,15 @@ def _convolution(args: Sequence[Any], csr: Tensor) -> Tensor | str:
         parts.append((csr @ columns).view(weight.shape[0], len(chunk), *sizes).transpose(0, 1))
     result = torch.cat(parts).contiguous()
     return result if bias is None else result + bias.view(-1, 1, 1)
+
+
+def _multiplies(dtype: torch.dtype) -> bool:
+    """Whether this torch has a CSR product in that type: MKL has none in float16 and bfloat16."""
+    try:
+        _csr(torch.eye(2, dtype=dtype)) @ torch.eye(2, dtype=dtype)
+    except RuntimeError:
+        return False
+    return True
 
 
 def _csr(matrix: Tensor) -> Tensor:

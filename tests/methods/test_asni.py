@@ -223,10 +223,33 @@ def test_a_schedule_goes_on_from_its_state_to_the_same_bits() -> None:
     for _ in range(21):
         walk(again, second, 1)
     state = first_half.state_dict()
-    first_half.remove()
+    with pytest.warns(UserWarning, match="after 21 steps"):
+        first_half.remove()
     with compressor.asni(again, second, density=0.1, steps=40, every=2) as resumed:
         resumed.load_state_dict(state)
         for _ in range(19):
             walk(again, second, 1)
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), again.parameters(), strict=True))
     assert schedule.mask.kept == resumed.mask.kept
+
+
+def test_a_checkpoint_of_another_schedule_is_refused() -> None:
+    net = network()
+    schedule = compressor.asni(net, torch.optim.SGD(net.parameters(), 0.1), density=0.1, steps=40, every=2)
+    with pytest.raises(InputError, match="another schedule"):
+        schedule.load_state_dict(
+            {"step": 2, "mask": {name: mask & False for name, mask in schedule.mask.items()}}
+        )
+
+
+@pytest.mark.parametrize(("end", "stages", "prunings"), [(0.145, 100, 14), (0.29, 50, 14), (0.57, 50, 28)])
+def test_the_end_is_rounded_half_up_in_spite_of_floating_point(
+    end: float, stages: int, prunings: int
+) -> None:
+    net = network()
+    optimizer = torch.optim.SGD(net.parameters(), 0.0)
+    with compressor.asni(net, optimizer, density=0.1, steps=stages, every=1, end=end) as schedule:
+        walk(net, optimizer, prunings - 1)
+        assert schedule.mask.kept > kept_count(0.1, 720)
+        walk(net, optimizer, 1)
+        assert schedule.mask.kept == kept_count(0.1, 720)
