@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final
 
 import torch
@@ -30,6 +32,7 @@ TUNED: Final = "stages/tune.safetensors"
 START: Final = "start.safetensors"
 MODEL: Final = "model.safetensors"
 ONNX: Final = {"compact": "model.onnx", "dense": "model.dense.onnx"}
+_HASHED_WHOLE: Final = 2**30
 _NAMED: Final = ("npz", "folder", "torchvision")  # what stands before a colon and is no module of the user's
 
 
@@ -175,8 +178,7 @@ class Run:
                 found["npz"] = files.sha256(rest)
             elif colon and kind not in _NAMED:
                 self.network()  # the module is known once it is imported
-                source = getattr(sys.modules.get(kind), "__file__", None)
-                found[f"{what} module"] = files.sha256(source) if source else ""
+                found |= {f"{what} {path.name}": files.sha256(path) for path in _sources(kind, self.search)}
         if self.recipe.model.weights:
             found["weights"] = files.sha256(self.recipe.model.weights)
         return found
@@ -198,12 +200,40 @@ def threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def _sources(name: str, search: Sequence[Path]) -> list[Path]:
+    """Return the files of a user's module and of all that it imports from the folders that are searched."""
+    folders, waiting, found = [folder.resolve() for folder in search], [name], dict[str, Path]()
+    while waiting:
+        module = sys.modules.get(waiting.pop())
+        file = getattr(module, "__file__", None)
+        if (
+            module is None
+            or not file
+            or module.__name__ in found
+            or module.__name__.startswith("compressor.")
+        ):
+            continue
+        path = Path(file).resolve()
+        if "site-packages" not in path.parts and any(path.is_relative_to(folder) for folder in folders):
+            found[module.__name__] = path
+            for value in vars(module).values():
+                origin = (
+                    value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+                )
+                waiting += [origin] if isinstance(origin, str) else []
+    return sorted(found.values())
+
+
 def _fingerprint(found: data.Data) -> str:
-    """Return a digest of a data set: all labels, 64 inputs of each split, and how they are normalised."""
+    """Return a digest of a data set: labels, how they are normalised, and the inputs (64 of a split above 1 GiB)."""
     digest = hashlib.sha256(repr((found.shape, found.classes, found.mean, found.std)).encode())
     splits: Sequence[data.Images | None] = (found.train, found.validation, found.test)
     for images in splits:
         if images is not None:
-            places = torch.linspace(0, len(images) - 1, min(64, len(images)), dtype=torch.float64).long()
-            digest.update(images.y.numpy().tobytes() + images.take(places)[0].numpy().tobytes())
+            digest.update(images.y.numpy().tobytes())
+            whole = 4 * math.prod(images.shape) * len(images) <= _HASHED_WHOLE
+            count = len(images) if whole else min(64, len(images))
+            places = torch.linspace(0, len(images) - 1, count, dtype=torch.float64).round().long()
+            for part in places.split(1000):
+                digest.update(images.take(part)[0].numpy().tobytes())
     return digest.hexdigest()

@@ -177,13 +177,12 @@ def find_mask(source: nn.Module | Mapping[str, Tensor]) -> Mask:
     """Return the mask of the non-zero weights of a module or state dict (-0.0 counts as zero).
 
     Of a module its prunable weights are covered; a state dict does not say what is prunable, so every floating
-    tensor of two or more dimensions is. Raises InputError if a weight is NaN.
+    tensor of two or more dimensions is. NaN is not zero: it is kept.
     """
     if isinstance(source, nn.Module):
         tensors: Mapping[str, Tensor] = prunable(source)
     else:
         tensors = {name: t for name, t in source.items() if t.is_floating_point() and t.dim() >= 2}
-    refuse_nan(tensors, "weight")
     return Mask({name: tensor.detach() != 0 for name, tensor in tensors.items()})
 
 

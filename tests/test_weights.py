@@ -95,6 +95,7 @@ def test_find_mask_takes_zeros_of_either_sign_as_pruned() -> None:
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[0.0, -0.0, 1e-40]]))
     assert find_mask(layer)["weight"].tolist() == [[False, False, True]]
+    assert find_mask({"w": torch.tensor([[float("nan"), 0.0]])})["w"].tolist() == [[True, False]]
     assert list(find_mask(layer.state_dict())) == ["weight"]
 
 
