@@ -26,7 +26,7 @@ MEANS: Final = frozenset(
 GATES: Final = frozenset({"sigmoid", "hardsigmoid"})
 GATED: Final = frozenset({"silu", "hardswish", "gelu"})
 # Runtimes compute these as exp(x) - 1 and log(sigmoid(x)): the error is relative to the 1.
-LESS_ONE: Final = frozenset({"elu", "celu"})
+LESS_ONE: Final = frozenset({"elu", "celu", "expm1", "log_sigmoid_forward"})
 # These move, choose or copy numbers and round nothing.
 EXACT: Final = frozenset({
     "abs", "adaptive_max_pool2d", "amax", "amin", "arange", "argmax", "argmin", "as_strided", "cat", "ceil",
@@ -110,17 +110,22 @@ def _of_function(name: str, args: Sequence[Any], func: Any, result: Tensor) -> T
         return result.square() * result.clamp(min=1e-30).log_().square_().add_(2)
     if name in GATES:
         return result.abs().clamp_(min=0.5).square_()
-    if name in LESS_ONE:  # elu(x, alpha, scale): scale * alpha * (exp(x) - 1) below 0
-        one = math.prod(float(factor) for factor in args[1:3])
-        return torch.where(result < 0, result.abs().clamp_(min=abs(one)), result).square_()
+    if name in LESS_ONE:
+        return _of_less_one(name, args, result)
+    if name in GATED and func._schema.returns[0].alias_info is None:
+        return torch.maximum(result.abs(), args[0].abs() / 2).square_()
+    return result.square()
+
+
+def _of_less_one(name: str, args: Sequence[Any], result: Tensor) -> Tensor:
+    """Return the squares of exp(x) - 1 and of the logarithm of a number that was rounded beside 1."""
     if name == "expm1":
         return result.abs().clamp_(min=1).square_()
     if name == "log_sigmoid_forward":
         sigmoid = result.exp().clamp_(min=2.0**-126)
         return torch.maximum(result.abs(), sigmoid.clamp(min=0.5) / sigmoid).square_()
-    if name in GATED and func._schema.returns[0].alias_info is None:
-        return torch.maximum(result.abs(), args[0].abs() / 2).square_()
-    return result.square()
+    one = abs(math.prod(float(factor) for factor in args[1:3]))  # elu(x, alpha, scale)
+    return torch.where(result < 0, result.abs().clamp_(min=one), result).square_()
 
 
 def _terms(name: str, args: Sequence[Any], result: Tensor) -> float:

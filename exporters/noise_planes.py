@@ -110,17 +110,25 @@ def of_interpolation(
     """Return variance and common noise of an interpolation between neighbours.
 
     The source coordinate (i + 0.5) scale - 0.5 is rounded: scale once for all, and then every product and
-    difference. An error of it moves the result by the slope between the two neighbours.
+    difference. An error of it moves the result by the slope between the two neighbours. A scale that float32
+    holds (1/2) makes exact coordinates.
     """
-    inputs, corners = args[0], bool(args[2])
-    coordinates = []
-    for given, made in zip(inputs.shape[2:], result.shape[2:], strict=True):
-        places = torch.arange(made, dtype=torch.float64)
-        at = places * (given - 1) / max(1, made - 1) if corners else (places + 0.5) * given / made - 0.5
-        coordinates.append(at.clamp_(0, given - 1))
+    inputs, corners = args[0], int(args[2])
+    sizes = list(zip(inputs.shape[2:], result.shape[2:], strict=True))
+    factors = [None if corners else factor for factor in args[3:]] or [None] * len(sizes)
+    scales = [
+        1 / factor if factor else (given - corners) / max(1, made - corners)
+        for factor, (given, made) in zip(factors, sizes, strict=True)
+    ]
+    half = 0 if corners else 0.5
+    coordinates = [
+        ((torch.arange(made, dtype=torch.float64) + half) * scale - half).clamp_(0, given - 1)
+        for scale, (given, made) in zip(scales, sizes, strict=True)
+    ]
     squares, common = result.square(), torch.zeros_like(result)
     for axis, at in enumerate(coordinates, 2):
-        if inputs.shape[axis] < 2:
+        scale = torch.tensor(scales[axis - 2], dtype=torch.float64)
+        if inputs.shape[axis] < 2 or scale == scale.float().double():
             continue
         moved = inputs.diff(dim=axis)
         for other, where in enumerate(coordinates, 2):

@@ -22,11 +22,11 @@ from compressor.packed import load, reader
 from compressor.packed.reader import Packed
 from compressor.packed.source import TORCH
 from exporters.graph import Graph, open_model
+from exporters.onnx import export
 from exporters.prove import Samples, prove
 from exporters.rounding import Reference
 from exporters.runtimes import RUNTIMES
 from exporters.runtimes.session import Network
-from exporters.onnx import export
 from exporters.samples import Inputs, chunks, example, random_inputs
 from exporters.structure import absent, bits, foreign, holds_bfloat16, missing, structure
 from exporters.verdict import Check, Verdict
@@ -62,21 +62,16 @@ def verify(
         raise InputError(f"{packed}: is the start of a training; verify the network that came of it")
     module = None if model is None else _twin(model, packed)
     found, graph, decoded = structure(content, packed, onnx)
-    found += [] if model is None else _narrowed(model, content)
-    if graph is not None:
-        found += foreign(onnx, partial(_constants, module, onnx) if module is not None else None)
+    found += [] if graph is None else _of_model(model, module, content, onnx)
     if graph is None or not all(check.passed for check in found):
         return Verdict(tuple(found))
     origin, first = _samples(data, onnx, graph, module, None if samples == "all" else int(samples))
     found += absent(content, graph, _unused(missing(content, graph), module, first))
     if all(check.passed for check in found):
-        found += bits(content, graph, decoded, onnx)
+        found += bits(content, graph, decoded, onnx) + _drawn(module, first)
     if not all(check.passed for check in found):
         return Verdict(tuple(found))
-    masks = {
-        name: torch.from_numpy(one.mask) for name, one in content.tensors.items() if one.mask is not None
-    }
-    network = Network(onnx, module, masks, Path(dense) if dense else None, holds_bfloat16(content))
+    network = Network(onnx, module, _masks(content), Path(dense) if dense else None, holds_bfloat16(content))
     more, rows = prove(names, network, tuple(graph.outputs), origin)
     return Verdict((*found, *more), rows)
 
@@ -103,6 +98,33 @@ def _twin(model: "nn.Module", packed: Path) -> "nn.Module":
         ) from error
     load(twin, packed)
     return twin
+
+
+def _drawn(module: "nn.Module | None", inputs: Inputs | None) -> list[Check]:
+    """Find a network that draws random numbers: sigma would take its whims for rounding."""
+    if module is None or inputs is None:
+        return []
+    reference, few = Reference(module), tuple(one[:2] for one in inputs)
+    try:
+        pairs = list(zip(reference.run(few), reference.run(few), strict=True))
+    except Exception:  # inputs that it does not take are told where the data are surveyed
+        return []
+    if all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs):
+        return []
+    text = "two runs on the same inputs differ: it draws random numbers (dropout without training=self.training?)"
+    return [Check("outputs", "torch_cpu", "", False, None, None, f"{type(module).__name__}: {text}")]
+
+
+def _masks(content: Packed) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(one.mask) for name, one in content.tensors.items() if one.mask is not None}
+
+
+def _of_model(
+    model: "nn.Module | None", module: "nn.Module | None", content: Packed, onnx: Path
+) -> list[Check]:
+    """Return the findings of check 1 that the model decides: its types, and the constants of its code."""
+    known = None if module is None else partial(_constants, module, onnx)
+    return foreign(onnx, known) + ([] if model is None else _narrowed(model, content))
 
 
 def _narrowed(model: "nn.Module", content: Packed) -> list[Check]:

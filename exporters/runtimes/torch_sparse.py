@@ -130,7 +130,7 @@ def _convolution(args: Sequence[Any], csr: Tensor) -> Tensor | str:
     if transposed or groups != 1 or inputs.ndim not in (3, 4):
         return "transposed" if transposed else "grouped" if groups != 1 else "3-d"
     # One number stands for every dimension.
-    stride, padding, dilation = ([*given, *given[-1:] * (inputs.ndim - 2 - len(given))] for given in geometry)
+    stride, padding, dilation = ((*given, *given[-1:] * (inputs.ndim - 2 - len(given))) for given in geometry)
     if inputs.ndim == 3:
         flat = [[1, *stride], [0, *padding], [1, *dilation]]
         wide = _convolution([inputs.unsqueeze(2), weight.unsqueeze(2), bias, *flat, False, [0], 1], csr)

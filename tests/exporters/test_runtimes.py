@@ -42,6 +42,7 @@ def test_torch_runtimes_without_a_module_are_absent(name):
         nn.Conv2d(3, 8, 1, bias=False),
         nn.Conv2d(3, 8, (3, 2), stride=(2, 1), padding=(1, 0), dilation=(1, 2)),
         nn.Conv2d(3, 8, 3, padding="same"),
+        nn.Conv2d(3, 8, (3, 1), stride=(2, 1), padding="valid"),
         nn.Conv2d(3, 8, 3, padding=1, padding_mode="reflect"),
     ],
 )
@@ -81,6 +82,15 @@ def test_dense_and_unpacked_weights_stay_dense_and_say_why():
     assert (
         session.settings() == "sparse: 0.weight; dense: 2.weight (not packed sparse), 4.weight (density 1.00)"
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_types_without_a_csr_product_stay_dense_and_say_so(dtype):
+    model = nn.Linear(8, 4).to(dtype)
+    session = start("torch_sparse", Network(None, model, pruned(model, 0.3), None))
+    session.run([torch.randn(3, 8, dtype=dtype)])
+    name = str(dtype).removeprefix("torch.")
+    assert session.settings() == f"sparse: none; dense: weight (no CSR product in {name})"
 
 
 class Functional(nn.Module):

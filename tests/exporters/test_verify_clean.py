@@ -120,6 +120,34 @@ def test_a_random_network_verifies_clean(name, density, tmp_path):
     ]
 
 
+def test_a_pre_norm_encoder_exports_although_torch_has_it_as_one_operator(tmp_path):
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(24, 4, 48, activation="gelu", batch_first=True, norm_first=True)
+    net = shipped(
+        tmp_path, nn.TransformerEncoder(layer, 1, enable_nested_tensor=False), torch.randn(20, 9, 24)
+    )
+    before = torch.backends.mha.get_fastpath_enabled()
+    verdict = verify(net.packed, net.onnx, model=net.model, data=net.data)
+    assert verdict.passed, verdict.failures()
+    assert torch.backends.mha.get_fastpath_enabled() == before
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_network_in_half_precision_verifies_with_its_own_rounding(dtype, tmp_path):
+    x = torch.randn(20, 40).to(dtype)
+    net = shipped(tmp_path, mlp().to(dtype), x)
+    verdict = verify(net.packed, net.onnx, model=net.model, data=net.data)
+    assert verdict.passed, verdict.failures()
+    rows = {row.runtime: row for row in verdict.runtimes}
+    assert rows["torch_cpu"].ran
+    assert 0 < rows["torch_cpu"].ratio < 8
+    assert rows["torch_sparse"].ran
+    if dtype is torch.bfloat16:
+        assert "CPUExecutionProvider lacks a kernel" in rows["ort_cpu"].reason
+    else:
+        assert rows["ort_cpu"].ran
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("outputs", [1, 2, 1000])
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import onnx
 import torch
 from onnx import TensorProto, helper
-from shipping import failed, judged, mlp, resealed
+from shipping import failed, judged, mlp, resealed, shipped
 
 from exporters import verify
 
@@ -57,3 +57,20 @@ def test_a_session_on_another_provider_fails_by_name(net, monkeypatch):
     assert checks == {"outputs"}
     assert text.startswith("outputs ort_cuda: does not start")
     assert "CUDAExecutionProvider" in text
+
+
+class Forgetful(torch.nn.Module):
+    """Dropout that ignores eval mode: sigma alone would take its noise for rounding."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = torch.nn.Linear(20, 5)
+
+    def forward(self, x):
+        return self.fc(torch.nn.functional.dropout(x, 0.5))
+
+
+def test_a_network_that_draws_random_numbers_fails_by_name(tmp_path):
+    verdict = judged(shipped(tmp_path, Forgetful(), torch.randn(8, 20)))
+    assert verdict[0] == {"outputs"}
+    assert "draws random numbers" in verdict[1]
