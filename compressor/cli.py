@@ -7,7 +7,20 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from compressor.commands import DATA, DataDir, Json, Sets, after, export, pack, prune, tune, unpack, verify
+from compressor.commands import (
+    DATA,
+    DataDir,
+    Json,
+    Sets,
+    after,
+    export,
+    pack,
+    placed,
+    prune,
+    tune,
+    unpack,
+    verify,
+)
 from compressor.errors import CompressorError
 
 INTERRUPTED = 130
@@ -31,7 +44,8 @@ class _Commands(TyperGroup):
             typer.echo(f"compressor: {error}", err=True)
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
-            typer.echo("compressor: interrupted; the same command goes on from here", err=True)
+            hint = "; the same command goes on from here" if ctx.invoked_subcommand == "run" else ""
+            typer.echo(f"compressor: interrupted{hint}", err=True)
             raise typer.Exit(INTERRUPTED) from None
 
 
@@ -82,16 +96,21 @@ def run(
     from compressor.progress import told
 
     with told() as listen:
-        found = pipeline.run(
+        outcome = pipeline.attempt(
             recipe, out=out, sets=sets or (), data_dir=data_dir, dry_run=dry_run, on_event=listen
         )
-    if as_json:
-        printing.as_json(found)
-    elif dry_run:
-        printing.plans(found)
-        after(f"compressor run {recipe}")
-    else:
-        printing.reports(found, out or Path("runs") / Path(recipe).stem)
+    found = outcome.reports
+    if found and as_json:
+        printing.as_json({"runs": [*found.values()]} if outcome.sweep else next(iter(found.values())))
+    elif found and dry_run:
+        printing.plans(found, outcome.sweep)
+        options = [part for text in sets or () for part in ("--set", text)]
+        options += ["--out", str(out)] if out is not None else []
+        after("compressor", "run", recipe, *options, *placed(data_dir))
+    elif found:
+        printing.reports(found, outcome.sweep)
+    if outcome.error is not None:
+        raise outcome.error
 
 
 for _command in (prune, tune, pack, unpack, export, verify):
@@ -114,7 +133,7 @@ def show(
         return
     for line in lines(found):
         typer.echo(line)
-    after(succeeding(found, path))
+    after(*succeeding(found, path))
 
 
 @app.command()
@@ -127,7 +146,7 @@ def methods(as_json: Json = False) -> None:
     menu |= {name: f"training: {printing.first_line(method)}" for name, method in TRAINING_METHODS.items()}
     printing.menu(menu, as_json)
     if not as_json:
-        after("compressor run digits --set prune.method=magnitude")
+        after("compressor", "run", "digits", "--set", "prune.method=magnitude")
 
 
 @app.command()
@@ -138,7 +157,7 @@ def recipes(as_json: Json = False) -> None:
 
     printing.menu(menu(), as_json)
     if not as_json:
-        after("compressor run digits --dry-run")
+        after("compressor", "run", "digits", "--dry-run")
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """The commands on single files; each is one call of compressor.single or compressor.unpacked."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -25,9 +26,24 @@ File = Annotated[Path, typer.Argument(metavar="FILE", show_default=False)]
 DATA: Final = Path("data")
 
 
-def after(command: str) -> None:
+def after(*words: str) -> None:
     """Print the command that one would type next, the last line."""
-    typer.echo(f"next: {command}")
+    typer.echo(f"next: {shlex.join(words)}")
+
+
+def placed(data_dir: Path) -> list[str]:
+    """Return --data-dir as it has to be typed again, if at all."""
+    return ["--data-dir", str(data_dir)] if data_dir != DATA else []
+
+
+def _named(file: Path, model: str, data: str, data_dir: Path) -> list[str]:
+    """Return the options that a command on `file` needs: none where a recipe.toml beside it says it all."""
+    known = (file.parent / "recipe.toml").is_file()
+    return [
+        *(["--model", model] if model and not known else []),
+        *(["--data", data] if data and not known else []),
+        *placed(data_dir),
+    ]
 
 
 def prune(
@@ -35,11 +51,15 @@ def prune(
     out: Out,
     method: Annotated[str, typer.Option("--method", metavar="NAME", help="See `compressor methods`.")],
     density: Annotated[float, typer.Option("--density", metavar="D", help="Kept / prunable, in (0, 1].")],
-    model: ModelName = "",
+    model: Annotated[
+        str, typer.Option("--model", metavar="NAME", help="Default: the recipe's beside the --weights FILE.")
+    ] = "",
     weights: Annotated[
         Path | None, typer.Option("--weights", metavar="FILE", help="Default: the random start.")
     ] = None,
-    data: DataName = "",
+    data: Annotated[
+        str, typer.Option("--data", metavar="NAME", help="Default: the recipe's beside the --weights FILE.")
+    ] = "",
     scope: Annotated[str, typer.Option("--scope", help="global, layer or erk.")] = "global",
     exclude: Annotated[
         list[str] | None, typer.Option("--exclude", metavar="PATTERN", help="Weights to leave dense.")
@@ -51,11 +71,20 @@ def prune(
     """Prune a network by a scoring method and write it as a packed file."""
     from compressor import printing, single
 
+    single.check_out(out, weights)
     run = single.context(weights, data_dir, model=model, data=data, weights=weights, seed=seed)
     sizes = single.prune_file(run, out, method=method, density=density, scope=scope, exclude=exclude or ())
     printing.sizes(out, sizes, as_json)
     if not as_json:
-        after(f"compressor tune --start-file {out} --recipe RECIPE --out tuned.safetensors")
+        beside = out.parent / single.RECIPE
+        if not beside.is_file() and weights is not None and (weights.parent / single.RECIPE).is_file():
+            beside = weights.parent / single.RECIPE
+        if beside.is_file():
+            how = ("--recipe", str(beside), *placed(data_dir))
+            after("compressor", "tune", "--start-file", str(out), *how, "--out", "tuned.safetensors")
+        else:
+            named = _named(out, model, data, data_dir)
+            after("compressor", "export", str(out), *named, "--out", "net.onnx")
 
 
 def tune(
@@ -75,12 +104,16 @@ def tune(
     from compressor import printing, single
     from compressor.progress import told
 
+    single.check_out(out, start_file)
     with told() as listen:
-        run = single.context(start_file, data_dir, recipe=recipe, sets=sets or (), on_event=listen)
+        run = single.context(
+            start_file, data_dir, recipe=recipe, model=None, sets=sets or (), on_event=listen
+        )
         sizes, accuracy = single.tune_file(run, start_file, out)
     printing.sizes(out, sizes, as_json, accuracy=accuracy)
     if not as_json:
-        after(f"compressor export {out} --out net.onnx")
+        named = _named(out, run.recipe.model.name, run.recipe.data.name, data_dir)
+        after("compressor", "export", str(out), *named, "--out", "net.onnx")
 
 
 def pack(
@@ -100,12 +133,15 @@ def pack(
     as_json: Json = False,
 ) -> None:
     """Write the weights in FILE (safetensors, .pt, .pth, .th, packed) as a packed file."""
+    if mask is not None and from_zeros:
+        raise typer.BadParameter("--mask and --mask-from-zeros say two things; give one of them")
     from compressor import printing, single
 
+    single.check_out(out, file, mask)
     sizes = single.pack_file(file, out, mask=mask, from_zeros=from_zeros, format=format, values=values)
     printing.sizes(out, sizes, as_json)
     if not as_json:
-        after(f"compressor export {out} --model NAME --data NAME --out net.onnx")
+        after("compressor", "show", str(out))
 
 
 def unpack(
@@ -115,17 +151,19 @@ def unpack(
     out: Out,
 ) -> None:
     """Write a packed file as what other tools read."""
+    from compressor.single import check_out
     from compressor.unpacked import unpack_file
 
+    check_out(out, file)
     unpack_file(file, to, out)
     typer.echo(f"{out}: {out.stat().st_size:,} bytes")
-    after(
-        {
-            "safetensors": f"python -c \"import safetensors.torch as s; print(s.load_file('{out}').keys())\"",
-            "npz-csr": f"python -c \"import numpy; print(numpy.load('{out}').files)\"",
-            "torch-csr": f"python -c \"import torch; print(torch.load('{out}').keys())\"",
-        }[to]
-    )
+    name = str(out)
+    look = {
+        "safetensors": f"import safetensors.torch as s; print(s.load_file({name!r}).keys())",
+        "npz-csr": f"import numpy; print(numpy.load({name!r}).files)",
+        "torch-csr": f"import torch; print(torch.load({name!r}).keys())",
+    }
+    after("python", "-c", look[to])
 
 
 def export(
@@ -140,9 +178,11 @@ def export(
     """Write a packed file as ONNX."""
     from compressor import single
 
+    single.check_out(out, file)
     single.export_file(single.context(file, data_dir, model=model, data=data), file, out, encoding)
     typer.echo(f"{out}: {out.stat().st_size:,} bytes")
-    after(f"compressor verify {file} {out}")
+    named = [*(["--model", model] if model else []), *(["--data", data] if data else [])]
+    after("compressor", "verify", str(file), str(out), *named, *placed(data_dir))
 
 
 def verify(
@@ -167,4 +207,4 @@ def verify(
     printing.verdict(verdict, as_json)
     single.refuse(verdict)
     if not as_json:
-        after(f"compressor show {onnx}")
+        after("compressor", "show", str(onnx))

@@ -34,13 +34,44 @@ def sha256(path: Path | str) -> str:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
+def check_target(path: Path | str) -> None:
+    """Raise HostError if a path is no name for a file, or names what is there and is no regular file."""
+    path = Path(path)
+    try:
+        if not path.name or path.is_dir():
+            raise HostError(f"{path}: cannot be written (it is a folder); give the path of a file")
+        if path.exists() and not path.is_file():
+            raise HostError(f"{path}: cannot be written (not a regular file); give the path of a file")
+    except OSError as error:
+        raise HostError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def kind_of(path: Path | str) -> str:
+    """Return what a file looks like from its first bytes: empty, safetensors (a packed file is one), onnx,
+    npz, checkpoint (of torch) or other. Raises InputError as read_bytes does.
+    """
+    head = read_bytes(path)[:64]
+    if not head:
+        return "empty"
+    if head[8:9] == b"{":  # a length of 8 bytes, then JSON
+        return "safetensors"
+    if head[:2] == b"PK":
+        return (
+            "npz" if head[30 : 30 + int.from_bytes(head[26:28], "little")][-4:] == b".npy" else "checkpoint"
+        )
+    if head[:1] == b"\x80":  # a plain pickle
+        return "checkpoint"
+    return "onnx" if head[:1] == b"\x08" else "other"  # field 1 of a ModelProto, ir_version, as a varint
+
+
 @contextmanager
 def writing(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is fsynced and renamed, on failure removed.
 
-    Raises HostError for every OSError, those raised by the block included.
+    Raises HostError for every OSError, those raised by the block included, and as `check_target` does.
     """
     path = Path(path)
+    check_target(path)
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         yield beside

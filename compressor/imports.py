@@ -34,7 +34,10 @@ def factory(name: str, search: Sequence[Path]) -> Callable[..., Any]:
             found = importlib.import_module(module)
         except ModuleNotFoundError as error:
             if error.name is not None and f"{module}.".startswith(f"{error.name}."):
-                places = ", ".join(map(str, search)) or "the installed packages"
+                places = (
+                    ", ".join(dict.fromkeys(str(Path(folder).resolve()) for folder in search))
+                    or "the installed packages"
+                )
                 raise InputError(f"{name}: there is no module {module} in {places}") from error
             raise InputError(f"{name}: {module} needs the package {error.name}; install it") from error
         except Exception as error:

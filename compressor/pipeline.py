@@ -2,15 +2,16 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from compressor import files, recipes, report
+from compressor import files, models, recipes, report
 from compressor.environment import environment
-from compressor.errors import InputError, VerificationError, unknown
+from compressor.errors import CompressorError, FormatError, InputError, VerificationError, unknown
 from compressor.methods import METHODS, TRAINING_METHODS
 from compressor.optimizers import steps_per_epoch
 from compressor.packed import FORMATS
@@ -25,6 +26,19 @@ from compressor.weights import prunable
 Report = dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a recipe.
+
+    reports: by run folder, of every run that came to one; sweep: whether several runs were asked for;
+    error: why a run has none, or why what it reports must not be shipped.
+    """
+
+    reports: dict[Path, Report]
+    sweep: bool
+    error: CompressorError | None
+
+
 def run(
     recipe: str | Path | Recipe,
     *,
@@ -37,13 +51,31 @@ def run(
     """Walk a recipe to its report, going on where an earlier run of it stopped; a sweep gives a list.
 
     recipe: a built-in name, a file, or a Recipe. out: the run folder, runs/NAME. sets: "prune.density=0.02"
-    and the like; several values are a sweep, each in a folder of its own below `out`. data_dir: where data
+    and the like; several values are a sweep, each in a folder of its own below `out`, and one that fails does
+    not keep the others from running. data_dir: where data
     sets lie, $COMPRESSOR_DATA or data. dry_run: write and train nothing, return what would be (see `plan`).
     on_event: told what goes to log.jsonl.
 
     Raises InputError, FormatError, HostError as the stages do, VerificationError if what would be shipped is
     not the network that was packed (the report is written all the same).
     """
+    outcome = attempt(recipe, out=out, sets=sets, data_dir=data_dir, dry_run=dry_run, on_event=on_event)
+    if outcome.error is not None:
+        raise outcome.error
+    reports = list(outcome.reports.values())
+    return reports if outcome.sweep else reports[0]
+
+
+def attempt(
+    recipe: str | Path | Recipe,
+    *,
+    out: str | Path | None = None,
+    sets: Sequence[str] = (),
+    data_dir: str | Path | None = None,
+    dry_run: bool = False,
+    on_event: OnEvent | None = None,
+) -> Outcome:
+    """Do what `run` does, and return the reports there are beside the error. Raises the other errors."""
     members = recipes.sweep(recipe, sets)
     base = Path(out) if out is not None else Path("runs") / recipes.name_of(recipe)
     folders = [base / label for label, _ in members]
@@ -51,17 +83,37 @@ def run(
     runs = [
         Run(wanted, folder, place, on_event) for folder, (_, wanted) in zip(folders, members, strict=True)
     ]
+    refused: dict[Path, CompressorError] = {}
+
+    def kept(each: Run, act: Callable[[Run], Any]) -> Any:
+        try:
+            return act(each)
+        except (InputError, FormatError) as error:
+            refused[each.folder] = error
+
     for each in runs:
-        _check(each)
-    if dry_run:
-        plans = [plan(each) for each in runs]
-        return plans if len(plans) > 1 else plans[0]
-    walks = [_walk(each, folders) for each in runs]
-    for folder, (_, failures) in zip(folders, walks, strict=True):
-        if failures:
-            raise VerificationError(f"{folder}: {'; '.join(failures)}")
-    reports = [found for found, _ in walks]
-    return reports if len(reports) > 1 else reports[0]
+        kept(each, _check)
+    walk = (lambda each: (plan(each), [])) if dry_run else (lambda each: _walk(each, folders))
+    walks = {each.folder: kept(each, walk) for each in runs if each.folder not in refused}
+    done = {folder: found for folder, found in walks.items() if found is not None}
+    sweep = len(runs) > 1
+    failures = {folder: failed for folder, (_, failed) in done.items() if failed}
+    return Outcome(
+        {folder: found for folder, (found, _) in done.items()}, sweep, _error(refused, failures, sweep)
+    )
+
+
+def _error(
+    refused: dict[Path, CompressorError], failures: dict[Path, list[str]], sweep: bool
+) -> CompressorError | None:
+    """Return what a run raises at its end: of several the gravest, with the words of all."""
+    if refused and not sweep:
+        return next(iter(refused.values()))
+    said = [f"{folder}: {'; '.join(failed)}" for folder, failed in failures.items()]
+    said += [f"{folder}: {error}" for folder, error in refused.items()]
+    if failures:
+        return VerificationError("; ".join(said))
+    return InputError("; ".join(said)) if refused else None
 
 
 def _walk(walked: Run, siblings: Sequence[Path]) -> tuple[Report, list[str]]:
@@ -132,6 +184,7 @@ def _check(walked: Run) -> None:
             if name not in RUNTIMES:
                 raise unknown("[verify] runtime", name, RUNTIMES)
     model = walked.network(given=True)
+    models.check_fits(model, recipe.model.name, walked.data())
     prunable(model, recipe.prune.exclude)
     if method in TRAINING_METHODS:
         settings = recipe.prune

@@ -2,10 +2,11 @@
 
 import inspect
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 from rich.table import Table
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from exporters import Verdict
 
 Found = dict[str, Any]
+PIPED: Final = 140  # columns
 
 
 def as_json(found: Any) -> None:
@@ -24,20 +26,21 @@ def as_json(found: Any) -> None:
     Console(soft_wrap=True).print(json.dumps(found, indent=1), markup=False, highlight=False)
 
 
-def reports(found: Found | list[Found], folder: Path) -> None:
-    """Print a report, or the table of a sweep, and where the pages are."""
-    console = Console(highlight=False)
-    if isinstance(found, list):
-        console.print(report.sweep_table(found))
-        _lines(f"reports: {folder}/*/report.html", f"next: compressor show {folder}/RUN")
-        return
-    console.print(report.summary(found))
-    _lines(f"report: {folder}/report.html", f"next: compressor show {folder}")
+def reports(found: Mapping[Path, Found], sweep: bool) -> None:
+    """Print a report, or the table of a sweep, and where the pages are. found: by run folder."""
+    first = next(iter(found))
+    _console().print(report.sweep_table([*found.values()]) if sweep else report.summary(found[first]))
+    _lines(
+        f"reports: {first.parent}/*/report.html" if sweep else f"report: {first}/report.html",
+        f"next: {shlex.join(['compressor', 'show', str(first)])}",
+    )
 
 
-def plans(found: Found | list[Found]) -> None:
-    """Print what runs would do."""
-    for plan in found if isinstance(found, list) else [found]:
+def plans(found: Mapping[Path, Found], sweep: bool) -> None:
+    """Print what runs would do. found: by run folder."""
+    for folder, plan in found.items():
+        if sweep:
+            _lines(f"{folder.name}:")
         exact = "" if plan["exact"] else " (by layer only after training; shown: the largest of the start)"
         _lines(
             f"{plan['method']}: {plan['kept']:,} of {plan['total']:,} prunable weights kept, "
@@ -83,7 +86,7 @@ def verdict(found: "Verdict", json_wanted: bool) -> None:
         shown = ("version", "provider", "samples", "ratio", "agreement", "accuracy", "milliseconds")
         values = [_short(row[key]) for key in shown] if row["ran"] else [row["reason"]]
         rows.add_row(row["runtime"], *values)
-    Console(highlight=False).print(rows)
+    _console().print(rows)
     _lines("verification " + ("passed" if table["passed"] else "FAILED"))
 
 
@@ -99,6 +102,14 @@ def menu(found: Mapping[str, str], json_wanted: bool) -> None:
 def first_line(function: Any) -> str:
     """Return the first line of a docstring."""
     return (inspect.getdoc(function) or "").partition("\n")[0]
+
+
+def _console() -> Console:
+    """Return the console for tables: in a pipe there is no edge at which names would have to be cut."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, PIPED)
+    return console
 
 
 def _short(value: Any) -> str:

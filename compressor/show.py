@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from compressor.errors import FormatError, InputError
-from compressor.files import read_bytes
+from compressor.files import kind_of, read_bytes
 
 Found = dict[str, Any]
 
@@ -16,9 +16,27 @@ def look(path: Path) -> Found:
     """Return what is there, its kind under "what". Raises InputError or FormatError."""
     if path.is_dir():
         return _folder(path)
-    if read_bytes(path)[8:9] == b"{":  # safetensors: a length of 8 bytes, then JSON
-        return _packed(path)
-    return _onnx(path)
+    return _packed(path) if refuse_foreign(path, "safetensors", "onnx") == "safetensors" else _onnx(path)
+
+
+def refuse_foreign(path: Path, *wanted: str) -> str:
+    """Return the kind of a file. Raises InputError, which says what it looks like, if it is none of `wanted`.
+
+    wanted: safetensors (a packed file, as far as the first bytes tell), onnx.
+    """
+    kind = kind_of(path)
+    if kind in wanted:
+        return kind
+    named = {"safetensors": "a packed file", "onnx": "an ONNX file"}
+    needed = " or ".join(named[name] for name in wanted)
+    found = {
+        "empty": "is empty",
+        "checkpoint": "is a torch checkpoint; pack it first (compressor pack FILE --mask-from-zeros --out OUT)",
+        "npz": "is an npz of arrays",
+        "safetensors": "is a packed file",
+        "onnx": "is an ONNX file",
+    }.get(kind, "is something else")
+    raise InputError(f"{path}: {found}; {needed} is wanted here")
 
 
 def lines(found: Found) -> Iterable[str]:
@@ -133,13 +151,21 @@ def _run_lines(found: Found) -> Iterable[str]:
         yield "verification: " + ("passed" if report["verification"]["passed"] else "FAILED")
 
 
-def succeeding(found: Found, path: Path) -> str:
-    """Return the command that one would type next."""
+def succeeding(found: Found, path: Path) -> tuple[str, ...]:
+    """Return the command that one would type next, as words; what it needs lies beside the file, or is asked for."""
+    beside = {name: path.parent / name for name in ("recipe.toml", "model.safetensors", "model.onnx")}
+    there = {name: one.is_file() for name, one in beside.items()}
     if found["what"] == "run":
-        again = f"compressor run {path}/recipe.toml --out {path}"
-        return f"open {path}/report.html" if found["report"] else again
-    return {
-        "start": f"compressor tune --start-file {path} --out tuned.safetensors",
-        "network": f"compressor verify {path} NET.onnx",
-        "onnx": f"compressor verify FILE {path}",
-    }[found["what"]]
+        again = ("compressor", "run", f"{path}/recipe.toml", "--out", str(path))
+        return ("open", f"{path}/report.html") if found["report"] else again
+    if found["what"] == "start":
+        start = ("--start-file", str(path), "--out", "tuned.safetensors")
+        return ("compressor", "tune", *(start if there["recipe.toml"] else ("--help",)))
+    if found["what"] == "onnx":
+        files = (str(beside["model.safetensors"]), str(path))
+        return ("compressor", "verify", *(files if there["model.safetensors"] else ("--help",)))
+    if there["model.onnx"]:
+        return ("compressor", "verify", str(path), str(beside["model.onnx"]))
+    if there["recipe.toml"]:
+        return ("compressor", "export", str(path), "--out", "net.onnx")
+    return ("compressor", "unpack", str(path), "--to", "safetensors", "--out", "dense.safetensors")

@@ -15,12 +15,13 @@ import exporters
 from compressor import models, packed, recipes
 from compressor.data import Loader
 from compressor.errors import InputError, VerificationError
-from compressor.files import read_bytes
+from compressor.files import check_target, read_bytes
 from compressor.levels import load_start
 from compressor.methods import prune
 from compressor.packed import Sizes, reader
 from compressor.recipe import DataSet, Model, Recipe
 from compressor.runs import OnEvent, Run
+from compressor.show import refuse_foreign
 from compressor.stages.tune import tune_network
 from compressor.weights import Mask, find_mask
 
@@ -35,7 +36,7 @@ def context(
     data_dir: Path,
     *,
     recipe: str = "",
-    model: str = "",
+    model: str | None = "",
     data: str = "",
     weights: Path | None = None,
     seed: int | None = None,
@@ -44,6 +45,7 @@ def context(
 ) -> Run:
     """Return the recipe that a file belongs to: the named one, the one beside it, or `model` and `data`.
 
+    model: None for a command that has --recipe in place of such options.
     Raises InputError if nothing says what the network and its inputs are.
     """
     if file is not None:
@@ -56,7 +58,11 @@ def context(
     elif model and data:
         found = recipes.load(Recipe(Model(model), DataSet(data), folder=str(Path.cwd())), sets)
     else:
-        wanted = "--model NAME and --data NAME (the data gives input shape and classes)"
+        wanted = "--recipe NAME|FILE"
+        if model is not None:
+            missing = [name for name, value in (("--model NAME", model), ("--data NAME", data)) if not value]
+            wanted = " and ".join(missing)
+            wanted += " (the data gives input shape and classes)" if not data else ""
         raise InputError(f"there is no {beside}; say {wanted}" if beside else f"say {wanted}")
     if model and model != found.model.name:
         found = replace(found, model=Model(model))
@@ -67,6 +73,17 @@ def context(
     if seed is not None:
         found = replace(found, seed=seed)
     return Run(found, file.parent if file is not None else Path(), data_dir, on_event, recorded=False)
+
+
+def check_out(out: Path, *inputs: Path | None) -> None:
+    """Refuse a file to write that is one of the inputs, or none that can be written, before any work.
+
+    Raises InputError, HostError.
+    """
+    for path in inputs:
+        if path is not None and path.exists() and out.exists() and out.samefile(path):
+            raise InputError(f"{out}: is the file that is read; give another --out")
+    check_target(out)
 
 
 def prune_file(
@@ -92,7 +109,9 @@ def tune_file(run: Run, start: Path, out: Path) -> tuple[Sizes, float]:
 
     From start.safetensors of a run with `[tune] start = "levels"` this gives that run's model.safetensors.
     """
+    refuse_foreign(start, "safetensors")
     model = run.network()
+    models.check_fits(model, run.recipe.model.name, run.data())
     if reader.read(start).kind == "start":
         mask = load_start(model, start)
     else:
@@ -117,13 +136,16 @@ def pack_file(
     values: str | None,
 ) -> Sizes:
     """Pack the state dict of a safetensors file, a checkpoint or a packed file (whose own mask counts)."""
+    is_packed = reader.is_packed(path)
+    if is_packed and reader.read(path).kind == "start":
+        raise InputError(f"{path}: is an ASNI-II start, not a network; train it with compressor tune first")
     state = models.state_of(path)
     chosen: Mapping[str, torch.Tensor] | None = None
     if mask is not None:
         chosen = Mask.load(mask)
     elif from_zeros:
         chosen = find_mask(state)
-    elif _is_packed(path):
+    elif is_packed:
         chosen = packed.unpack_mask(path)
     else:
         raise InputError(
@@ -134,6 +156,7 @@ def pack_file(
 
 def export_file(run: Run, path: Path, out: Path, encoding: str) -> None:
     """Write the ONNX of a packed file."""
+    refuse_foreign(path, "safetensors")
     model, mask = _network(run, path)
     x, _ = run.data().test.take(torch.arange(1))
     exporters.export(model, out, x, mask=mask, encoding=encoding, packed=path)
@@ -150,8 +173,9 @@ def verify_file(
     runtimes: Sequence[str],
 ) -> "Verdict":
     """Hold an ONNX file against a packed one; without a network there is no reference, as the rows say."""
+    refuse_foreign(path, "safetensors")
     kind = reader.read(path).kind
-    read_bytes(onnx)
+    refuse_foreign(onnx, "onnx")
     if samples != "all" and not samples.isdigit():
         raise InputError(f'--samples {samples}: give a number of inputs, or "all"')
     count: int | str = samples if samples == "all" else int(samples)
@@ -173,9 +197,3 @@ def _network(run: Run, path: Path) -> tuple[nn.Module, Mask]:
     model = run.network()
     packed.load(model, path)
     return model, Mask(packed.unpack_mask(path))
-
-
-def _is_packed(path: Path) -> bool:
-    """Say whether models.state_of, which has read it already, took this file for a packed one."""
-    head: bytes = read_bytes(path)[8:64]
-    return head.startswith(b'{"__metadata__":{"format":"compressor"}')

@@ -1,5 +1,6 @@
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -99,7 +100,125 @@ def test_run_json_is_the_report_and_nothing_more(done):
     result = call("run", done / "job.toml", "--out", done / "run", "--json", *SETS)
     assert json.loads(result.stdout)["version"] == 1
     sweep = call("run", done / "job.toml", "--set", "prune.density=0.2,0.1", "--dry-run", "--json", *SETS)
-    assert [plan["kept"] for plan in json.loads(sweep.stdout)] == [8240, 4120]
+    assert [plan["kept"] for plan in json.loads(sweep.stdout)["runs"]] == [8240, 4120]
+
+
+def test_a_dry_run_of_a_sweep_names_its_runs_and_how_to_type_them(done, monkeypatch):
+    monkeypatch.chdir(done)
+    command = ["run", "job.toml", "--set", "prune.density=0.2,0.1", *SETS, "--out", "some where"]
+    result = call(*command, "--dry-run")
+    assert "prune.density=0.2:" in result.stdout.splitlines()
+    last = result.stdout.splitlines()[-1].removeprefix("next: compressor ")
+    assert sorted(shlex.split(last)) == sorted(command)
+
+
+def test_a_sweep_goes_on_past_a_member_that_cannot_run(tmp_path):
+    recipe = write_job(tmp_path)
+    command = ("run", recipe, "--out", tmp_path / "out", *SETS, "--set", "prune.density=1e-6,0.1", "--json")
+    result = call(*command)
+    assert result.exit_code == 3, result.output
+    assert len(json.loads(result.stdout)["runs"]) == 1
+    assert "prune.density=1e-06: " in result.stderr.splitlines()[-1]
+    shown = call(*command[:-1])
+    assert shown.exit_code == 3
+    last = shlex.split(shown.stdout.splitlines()[-1])
+    assert last == ["next:", "compressor", "show", str(tmp_path / "out/prune.density=0.1")]
+    assert Path(last[-1]).is_dir()
+
+
+def test_a_failed_verification_still_prints_the_report(tmp_path, monkeypatch):
+    from compressor.stages import ship
+
+    real = ship.exporters.export
+
+    def sabotaged(model, path, *args, **kwargs):
+        with torch.no_grad():
+            model.fc1.bias[0] += 1
+        real(model, path, *args, **kwargs)
+
+    monkeypatch.setattr(ship.exporters, "export", sabotaged, raising=False)
+    command = ("run", write_job(tmp_path), "--out", tmp_path / "out", "--set", "verify.runtimes=ort_cpu")
+    result = call(*command, "--json")
+    assert result.exit_code == 5, result.output
+    assert not json.loads(result.stdout)["verification"]["passed"]
+    shown = call(*command)
+    assert shown.exit_code == 5
+    assert f"report: {tmp_path / 'out'}/report.html" in shown.stdout
+
+
+def test_an_input_is_never_written_over(done, tmp_path):
+    path = tmp_path / "net.safetensors"
+    path.write_bytes((done / "run/model.safetensors").read_bytes())
+    before = path.read_bytes()
+    for command in (("pack", path), ("unpack", path, "--to", "npz-csr"), ("export", path)):
+        result = call(*command, "--out", tmp_path / "." / "net.safetensors")
+        assert result.exit_code == 3, result.output
+        assert "is the file that is read" in result.stderr
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("out", [".", "/dev/null"])
+def test_what_is_no_name_for_a_file_is_exit_4(done, out):
+    result = call("unpack", done / "run/model.safetensors", "--to", "npz-csr", "--out", out)
+    assert result.exit_code == 4, result.output
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_pack_takes_one_word_on_the_mask_and_no_start(done, weights, tmp_path):
+    path, _ = weights
+    both = call("pack", path, "--mask", path, "--mask-from-zeros", "--out", tmp_path / "out")
+    assert both.exit_code == 2
+    start = call("pack", done / "run/start.safetensors", "--out", tmp_path / "out")
+    assert start.exit_code == 3
+    assert "is an ASNI-II start, not a network" in start.stderr
+
+
+def test_only_the_options_that_a_command_lacks_are_asked_for(weights, tmp_path):
+    path, _ = weights
+    tuned = call("tune", "--start-file", path, "--out", tmp_path / "out").stderr
+    assert "--recipe" in tuned
+    assert "--model" not in tuned
+    exported = call("export", path, "--model", "lenet-300-100", "--out", tmp_path / "out").stderr
+    assert "--data" in exported
+    assert "--model" not in exported
+
+
+def test_a_file_of_another_kind_is_told_by_what_it_is(done, weights, tmp_path):
+    (tmp_path / "empty").write_bytes(b"")
+    for path, message in (
+        (tmp_path / "empty", "is empty"),
+        (weights[0], "pack it first"),
+        (done / "data.npz", "is an npz of arrays"),
+        (done / "job.toml", "is something else; a packed file or an ONNX file is wanted here"),
+    ):
+        shown = call("show", path)
+        assert shown.exit_code == 3
+        assert message in shown.stderr
+        verified = call("verify", done / "run/model.safetensors", path)
+        assert verified.exit_code == 3
+        assert "an ONNX file is wanted here" in verified.stderr
+
+
+def test_hints_work_as_typed(done, tmp_path):
+    data = f"npz:{done / 'data.npz'}"
+    path = tmp_path / "net.safetensors"
+    path.write_bytes((done / "run/model.safetensors").read_bytes())
+    named = ("--model", "lenet-300-100", "--data", data)
+    exported = call("export", path, *named, "--out", tmp_path / "net.onnx")
+    hint = shlex.split(exported.stdout.splitlines()[-1])
+    assert hint == ["next:", "compressor", "verify", str(path), str(tmp_path / "net.onnx"), *named]
+    start, out = done / "run/start.safetensors", tmp_path / "tuned.safetensors"
+    tuned = call("tune", "--start-file", start, "--recipe", done / "job.toml", "--out", out)
+    hint = shlex.split(tuned.stdout.splitlines()[-1])
+    assert hint[:4] == ["next:", "compressor", "export", str(out)]
+    assert call(*hint[2:-1], tmp_path / "tuned.onnx").exit_code == 0
+
+
+def test_names_are_not_cut_in_a_pipe(capsys):
+    from compressor import printing
+
+    printing._console().print("x" * 130)
+    assert "x" * 130 in capsys.readouterr().out
 
 
 def test_a_dry_run_says_what_would_be(done):

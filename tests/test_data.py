@@ -293,6 +293,15 @@ def noisy():
 def one():
     return Noisy()
 
+class Torn(Noisy):
+    def __getitem__(self, index):
+        if index == 3:
+            raise OSError("image 3 is torn")
+        return super().__getitem__(index)
+
+def torn():
+    return Torn(), Noisy()
+
 def broken():
     raise RuntimeError("no disk")
 
@@ -331,6 +340,7 @@ def test_a_dataset_is_left_as_its_transforms_make_it_and_their_draws_are_seeded(
     [
         ("mine:one", "training set, test set"),
         ("mine:broken", "raised RuntimeError: no disk"),
+        ("mine:torn", "item 3 cannot be read as .*OSError: image 3 is torn"),
         ("mine:number", "unknown function"),
         ("mine:pair", 'did you mean "pairs"'),
         ("yours:pairs", "no module yours"),
@@ -341,6 +351,16 @@ def test_a_dataset_is_left_as_its_transforms_make_it_and_their_draws_are_seeded(
 def test_an_unknown_or_broken_name_is_refused(mine, name, message):
     with pytest.raises(InputError, match=message):
         load(name, data_dir=NOWHERE, search=mine)
+
+
+def test_a_folder_is_named_once_and_numpy_s_advice_is_not_passed_on(tmp_path):
+    with pytest.raises(InputError) as caught:
+        load("yours:pairs", data_dir=NOWHERE, search=[tmp_path, tmp_path])
+    assert str(caught.value).count(str(tmp_path)) == 1
+    (tmp_path / "junk.npz").write_bytes(b"no arrays here")
+    with pytest.raises(InputError, match="npz of plain arrays") as caught:
+        load(f"npz:{tmp_path / 'junk.npz'}", data_dir=NOWHERE)
+    assert "allow_pickle" not in str(caught.value)
 
 
 def test_modules_of_one_name_in_two_folders_are_two_modules(tmp_path):

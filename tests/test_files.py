@@ -33,6 +33,14 @@ def test_a_folder_that_is_not_there_is_a_host_error(tmp_path: Path, path: str) -
         write_bytes(tmp_path / path, b"x")
 
 
+def test_what_is_no_regular_file_is_never_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for path in (Path(), tmp_path, tmp_path / "fifo", Path("/dev/null")):
+        with pytest.raises(HostError, match="cannot be written"):
+            write_bytes(path, b"x")
+    assert (tmp_path / "fifo").is_fifo()
+
+
 def test_what_cannot_be_read_is_an_input_error(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for path in (tmp_path, tmp_path / "fifo"):

@@ -1,5 +1,6 @@
 import argparse
 import os
+import pickle
 
 import numpy as np
 import pytest
@@ -210,6 +211,14 @@ def test_a_pickle_that_wants_code_is_refused_and_nothing_runs(tmp_path, monkeypa
     with pytest.raises(InputError, match="wants to run"):
         state_of("evil.pt")
     assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_a_plain_pickle_that_wants_code_is_refused_in_the_same_words(tmp_path, protocol):
+    path = tmp_path / "evil.pkl"
+    path.write_bytes(pickle.dumps({"state_dict": {}, "extra": Evil()}, protocol))
+    with pytest.raises(InputError, match=r"wants to run posix\.system"):
+        state_of(path)
 
 
 def test_a_truncated_checkpoint_is_refused_wherever_it_is_cut(tmp_path):

@@ -223,6 +223,79 @@ def test_what_cannot_work_is_refused_before_anything_is_written(tmp_path, sets, 
     assert not (tmp_path / "out").exists()
 
 
+NET = """
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, outputs=4):
+        super().__init__()
+        self.fc = nn.Linear(36, outputs)
+
+    def forward(self, x):
+        return self.fc(x.flatten(1))
+
+
+class Two(Net):
+    def forward(self, x, y):
+        return self.fc(x.flatten(1) + y)
+
+
+class Wide(Net):
+    def forward(self, x):
+        return self.fc(x.flatten(1))[:, None]
+
+
+class Dictionary(Net):
+    def forward(self, x):
+        return {"out": self.fc(x.flatten(1))}
+
+
+few = lambda: Net(3)
+half = lambda: Net().half()
+double = lambda: Net().double()
+frozen = lambda: Net().requires_grad_(False)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("few", "has 3 outputs, but .* has the label 3 in its training set"),
+        ("half", "float16, the inputs are float32"),
+        ("double", "float64, the inputs are float32"),
+        ("frozen", "has nothing to train"),
+        ("Two", "does not run on inputs of shape .*missing 1 required positional argument"),
+        ("Wide", r"outputs of shape \(2, 1, 4\)"),
+        ("Dictionary", "its forward gives dict"),
+    ],
+)
+def test_a_network_is_tried_before_anything_is_trained(tmp_path, name, message):
+    (tmp_path / "net_tried.py").write_text(NET)
+    with pytest.raises(InputError, match=message) as caught:
+        run(tmp_path, f"model.name=net_tried:{name}")
+    assert str(caught.value).startswith(f"net_tried:{name}: ")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("split", "label", "message"), [("train", 10**9, "no class number"), ("test", 37, "label 37")]
+)
+def test_a_label_that_no_output_is_for_is_refused(tmp_path, split, label, message):
+    write_job(tmp_path)
+    (tmp_path / "net_tried.py").write_text(NET)
+    arrays = dict(np.load(tmp_path / "data.npz"))
+    arrays[f"y_{split}"][0] = label
+    np.savez(tmp_path / "data.npz", **arrays)
+    with pytest.raises(InputError, match=message):
+        run(tmp_path, "model.name=net_tried:Net")
+
+
+def test_two_levels_are_not_asked_of_a_network_without_them(tmp_path):
+    with pytest.raises(InputError, match=r"\[tune\] tied = true"):
+        run(tmp_path, "pack.format=asni2")
+
+
 def test_a_second_process_in_the_folder_gets_a_clear_error(tmp_path):
     with (
         locked(tmp_path / "out"),

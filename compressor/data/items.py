@@ -19,7 +19,7 @@ class Items:
         self._items = items
         self._what = what
         self._mean, self._std = mean, std
-        self.shape = tuple(self._stack([items[0][0]]).shape[1:])
+        self.shape = tuple(self._stack([self._item(0)[0]]).shape[1:])
 
     def __len__(self) -> int:
         return len(self._items)
@@ -28,7 +28,7 @@ class Items:
         """Return the labels: `targets` where the set has them, otherwise one pass over all items."""
         known = getattr(self._items, "targets", None)
         if known is None:
-            known = [int(self._items[index][1]) for index in range(len(self))]
+            known = [self._label(index) for index in range(len(self))]
         return memory.labels(known, self._what, len(self))
 
     def read(self, indices: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
@@ -36,7 +36,7 @@ class Items:
         seed = 0 if generator is None else int(torch.randint(2**62, (1,), generator=generator))
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            x = self._stack([self._items[index][0] for index in indices.tolist()])
+            x = self._stack([self._item(index)[0] for index in indices.tolist()])
         if not bool(x.isfinite().all()):
             raise InputError(f"{self._what}: NaN or infinity among the inputs {indices.tolist()[:5]} ...")
         if not self._mean:
@@ -55,6 +55,22 @@ class Items:
                 f'{self._what}: augment "{augment}" is for tensors; a Dataset augments in its transforms'
             )
         return Items(self._items, self._what, mean, std)
+
+    def _item(self, index: int) -> tuple[Any, Any]:
+        """Return one (x, y). Raises InputError for whatever the user's code raises, or if it is no pair."""
+        try:
+            x, y = self._items[index]
+        except Exception as error:
+            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            raise InputError(f"{self._what}: item {index} cannot be read as (x, y) ({reason})") from error
+        return x, y
+
+    def _label(self, index: int) -> int:
+        label = self._item(index)[1]
+        try:
+            return int(label)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"{self._what}: the label of item {index} is no integer") from error
 
     def _stack(self, items: list[Any]) -> torch.Tensor:
         for item in items:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from compressor.errors import InputError
 
 PADDING: Final = 4  # pixels of black around an image that is cropped at random: He et al. 2015, section 4.2
+MOST_CLASSES: Final = 2**20  # a label beyond is a mistake, and outputs for it would fill the memory
 READY_BELOW: Final = 2**30  # bytes of float32; beyond, uint8 is kept and normalised batch by batch
 
 
@@ -145,6 +146,8 @@ def labels(y: object, what: str, count: int, classes: int | None = None) -> torc
     low, high = int(tensor.min()), int(tensor.max())
     if low < 0:
         raise InputError(f"{what}: label {low} is negative; labels count from 0")
+    if high >= MOST_CLASSES:
+        raise InputError(f"{what}: label {high} is no class number; labels count from 0 without large gaps")
     if classes is not None and high >= classes:
         raise InputError(f"{what}: label {high} is out of range; this set has labels 0 to {classes - 1}")
     return tensor

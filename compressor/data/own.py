@@ -42,7 +42,9 @@ def npz(path: Path) -> Source:
         zlib.error,
         zipfile.BadZipFile,
     ) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = getattr(error, "strerror", None) or str(error)
+        if "pickle" in reason:  # numpy goes on to advise running what is in the file
+            reason = "it holds something else"
         raise InputError(f"{path}: cannot be read as an npz of plain arrays ({reason})") from error
     return _pairs(str(path), (x_train, y_train), (x_test, y_test))
 

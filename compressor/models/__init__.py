@@ -11,8 +11,9 @@ from torch import nn
 from compressor.errors import unknown
 from compressor.models import own, plain, resnet
 from compressor.models.checkpoint import load_weights, state_of
+from compressor.models.fits import check_fits
 
-__all__ = ["MODELS", "build", "load_weights", "state_of"]
+__all__ = ["MODELS", "build", "check_fits", "load_weights", "state_of"]
 
 MODELS: Final[Mapping[str, Callable[[tuple[int, ...], int], nn.Module]]] = {
     "lenet-300-100": plain.lenet,

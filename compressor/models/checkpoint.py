@@ -1,6 +1,7 @@
 """Weights from files: packed files, safetensors, and torch checkpoints; nothing in them is ever run."""
 
 import argparse
+import pickletools
 import re
 import warnings
 from collections.abc import Callable, Mapping
@@ -104,13 +105,33 @@ def _unpickled(path: Path) -> Any:
             )  # about pickle protocols and TorchScript: what fails is told below
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        if wanted := re.search(r"GLOBAL (\S+)", str(error)):
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        if wanted := found[1] if found else _would_run(read_bytes(path)):
             raise InputError(
-                f"{path}: wants to run {wanted[1]} when it is opened; give a file of model.state_dict() alone"
+                f"{path}: wants to run {wanted} when it is opened; give a file of model.state_dict() alone"
             ) from error
         raise InputError(
             f"{path}: neither safetensors nor a torch checkpoint, or damaged; give one of model.state_dict()"
         ) from error
+
+
+def _would_run(pickled: bytes) -> str:
+    """Return the first function that a plain pickle names and that is not of torch or numpy, or ""."""
+    texts = [""]
+    try:
+        for operation, argument, _ in pickletools.genops(pickled):
+            name = ""
+            if operation.name == "GLOBAL":
+                name = str(argument).replace(" ", ".")
+            elif operation.name == "STACK_GLOBAL":
+                name = ".".join(texts[-2:])
+            elif isinstance(argument, str):
+                texts.append(argument)
+            if name and name.partition(".")[0] not in ("torch", "numpy", "collections"):
+                return name
+    except (ValueError, EOFError, LookupError, OverflowError):
+        pass  # no pickle at all: the caller says so
+    return ""
 
 
 def _dictionary(path: Path, found: Any) -> Mapping[str, torch.Tensor]:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import fields
 
 from compressor.errors import InputError, unknown
-from compressor.recipe import DataSet, Prune, Recipe, Train, Tune, Verify
+from compressor.recipe import DataSet, Pack, Prune, Recipe, Train, Tune, Verify
 
 CHOICES = {
     "optimizer": ("sgd", "adam", "adamw"),
@@ -59,6 +59,7 @@ def check(recipe: Recipe, where: str) -> None:
     _data(recipe.data, where)
     _prune(recipe.prune, recipe, where)
     _tune(recipe.tune, recipe, where)
+    _pack(recipe.pack, recipe, where)
     _verify(recipe.verify, recipe, where)
 
 
@@ -109,6 +110,11 @@ def _tune(tune: Tune, recipe: Recipe, where: str) -> None:
         raise InputError(f"{where}: [tune] tied = true wants [tune] enabled = true")
     if tune.enabled and tune.start == "rewind" and not recipe.dense.enabled:
         raise InputError(f'{where}: [tune] start = "rewind" wants a [dense] section to rewind to')
+
+
+def _pack(pack: Pack, recipe: Recipe, where: str) -> None:
+    if pack.format == "asni2" and not recipe.tune.tied:
+        raise InputError(f'{where}: [pack] format = "asni2" wants [tune] tied = true, two levels per layer')
 
 
 def _verify(verify: Verify, recipe: Recipe, where: str) -> None:
