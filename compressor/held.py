@@ -82,13 +82,13 @@ class Held:
                     if isinstance(value, Tensor) and value.shape == parameter.shape:
                         value.masked_fill_(pruned, 0.0)
 
-    @torch.no_grad()
     def _before(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if _needs_fill(optimizer, args, kwargs):
             return
         pairs = [(p.grad, factor) for p, factor in self._factors.items() if p.grad is not None]
         if pairs:
-            torch._foreach_mul_([grad for grad, _ in pairs], [factor for _, factor in pairs])
+            with torch.no_grad():
+                torch._foreach_mul_([grad for grad, _ in pairs], [factor for _, factor in pairs])
 
     def _after(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if _needs_fill(optimizer, args, kwargs):
