@@ -2,38 +2,32 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
+from compressor.batches import example_inputs
 from compressor.errors import InputError
 from compressor.weights import fit
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+_TRANSPOSED = nn.modules.conv._ConvTransposeNd
+REMEDY: Final = 'raise the density, try scope="layer" or "erk", or another method (synflow keeps paths alive)'
 
 
-def example_inputs(data: Any) -> tuple[Tensor, ...]:
-    """Return one batch of inputs from what methods take as `data`.
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What a mask cut off without cutting the network; counted, not refused.
 
-    data: (x, y), ((x1, x2), y), an iterable of such batches, x alone, or a shape without the batch.
-    Raises InputError for anything else.
+    dead_outputs: outputs per sample that no input reaches. isolated_units: output units of the masked layers that
+    no path passes. silent: masked layers that no path passes at all (an emptied shortcut, an unused head).
     """
-    if isinstance(data, Tensor):
-        return (data,)
-    if isinstance(data, Sequence) and data and all(isinstance(size, int) for size in data):
-        return (torch.ones(2, *data),)
-    if isinstance(data, tuple) and len(data) == 2 and isinstance(data[1], Tensor):
-        inputs = data[0] if isinstance(data[0], tuple | list) else (data[0],)
-        if all(isinstance(x, Tensor) for x in inputs):
-            return tuple(inputs)
-    try:
-        first = next(iter(data))
-    except (TypeError, StopIteration):
-        raise InputError("data: not a batch (x, y), an iterable of batches, inputs x or a shape") from None
-    if first is data or isinstance(first, int | float | str):
-        raise InputError("data: not a batch (x, y), an iterable of batches, inputs x or a shape")
-    return example_inputs(tuple(first) if isinstance(first, list) else first)
+
+    dead_outputs: int
+    isolated_units: int
+    silent: tuple[str, ...]
 
 
 def reach(model: nn.Module, mask: Mapping[str, Tensor], inputs: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -48,94 +42,166 @@ def reach(model: nn.Module, mask: Mapping[str, Tensor], inputs: Sequence[Tensor]
     reached under any mask: compare with a mask that keeps all. The caller's module and the global random state
     are untouched. Raises InputError if the network does not run on the inputs.
     """
-    small = [x[:2] if x.dim() else x for x in inputs]
-    failure: Exception | None = None
-    for dtype in (torch.float64, torch.float32):
-        for examples in (small, inputs):
-            try:
-                with torch.random.fork_rng():
-                    return _reach(model, mask, examples, dtype)
-            except InputError:
-                raise
-            except Exception as error:  # whatever a foreign module raises in there
-                failure = error
-    raise InputError(
-        f"{type(model).__name__} does not run on the data ({str(failure).splitlines()[0]})"
-    ) from failure
+    return _probed(model, mask, inputs, torch.float64).reached
 
 
-def _reach(
-    model: nn.Module, mask: Mapping[str, Tensor], inputs: Sequence[Tensor], dtype: torch.dtype
-) -> dict[str, Tensor]:
-    probe = copy.deepcopy(model).to(dtype).eval()
-    weights = fit(probe, mask)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for module in probe.modules():
-            if isinstance(module, _NORMS):
-                module.reset_parameters()
-        for name, parameter in probe.named_parameters():
-            if name.endswith("bias"):
-                parameter.zero_()
-            elif parameter.dim() >= 2:
-                parameter.copy_(_positive(parameter, generator))
-        for name, weight in weights.items():
-            weight.mul_(mask[name].to(weight.device))
-        for parameter in probe.parameters():
-            if parameter.dim() >= 2:
-                parameter.div_(parameter.flatten(1).sum(1).max().clamp_min(1e-30))
-        device = next(iter(weights.values())).device
-        examples = [
-            (_positive(x, generator).to(dtype) if x.is_floating_point() else x).to(device) for x in inputs
-        ]
-    for parameter in probe.parameters():
-        parameter.requires_grad_(True)
-    with torch.enable_grad():
-        total = _scalar(probe(*examples))
-        gradients = torch.autograd.grad(total, list(weights.values()), allow_unused=True)
-    return {
-        name: (torch.zeros_like(weight) if gradient is None else gradient).ne(0).cpu()
-        for (name, weight), gradient in zip(weights.items(), gradients, strict=True)
+def flows(model: nn.Module, mask: Mapping[str, Tensor], inputs: Sequence[Tensor]) -> bool:
+    """Say whether anything flows from input to output through the weights that the mask keeps.
+
+    One pass in float32 for the gradient of the inputs; where that finds none, or inputs are integers, one in float64.
+    Raises InputError if the network does not run on the inputs.
+    """
+    if any(x.is_floating_point() for x in inputs):
+        quick = _probed(model, mask, inputs, torch.float32, weights=False)
+        if quick.from_input:
+            return True
+    found = _probed(model, mask, inputs, torch.float64)
+    if any(x.is_floating_point() for x in inputs):
+        return found.from_input
+    return any(bool((found.reached[name] & kept.cpu()).any()) for name, kept in mask.items())
+
+
+def survey(model: nn.Module, mask: Mapping[str, Tensor], data: Any) -> Survey:
+    """Return what a mask cut off. data: as for `prune`. Raises InputError if the network does not run on it."""
+    found = _probed(model, mask, example_inputs(data), torch.float64)
+    transposed = {
+        f"{name}.weight" for name, module in model.named_modules() if isinstance(module, _TRANSPOSED)
     }
+    isolated, silent = 0, []
+    for name, kept in mask.items():
+        alive = found.reached[name] & kept.cpu()
+        units = alive.movedim(1 if name in transposed else 0, 0).flatten(1).any(1)
+        isolated += int((~units).sum())
+        if not bool(units.any()):
+            silent.append(name)
+    return Survey(found.dead_outputs, isolated, tuple(silent))
 
 
-def _positive(like: Tensor, generator: torch.Generator) -> Tensor:
-    return (torch.rand(like.shape, generator=generator, dtype=torch.float64) + 0.5).to(like.device)
-
-
-def _scalar(outputs: Any) -> Tensor:
-    """Sum every floating output with unequal coefficients: a softmax sums to 1 and would hide its flow."""
-    if isinstance(outputs, Tensor):
-        unequal = torch.linspace(1, 2, outputs.numel(), dtype=outputs.dtype, device=outputs.device)
-        return (outputs * unequal.view(outputs.shape)).sum()
-    values = outputs.values() if isinstance(outputs, Mapping) else outputs
-    parts = [_scalar(value) for value in values if isinstance(value, Tensor | Mapping | tuple | list)]
-    return torch.stack(parts).sum()
-
-
-def guard(model: nn.Module, mask: Mapping[str, Tensor], data: Any) -> None:
-    """Refuse a mask through which nothing can flow. Raises InputError that names the layers.
+def collapse(model: nn.Module, mask: Mapping[str, Tensor], data: Any) -> str:
+    """Return how a mask collapses, naming the layers with zero flow, or "" for a mask that does not.
 
     With data or a shape the whole graph is probed, so an emptied branch beside a living one is fine; without, or
-    where the probe finds no path even with nothing pruned, a mask that empties a layer is refused.
+    where the probe finds no path even with nothing pruned, a mask that empties a layer collapses.
+    Raises InputError if the network does not run on the data.
     """
     empty = [name for name, kept in mask.items() if not bool(kept.any())]
     if data is not None:
         inputs = example_inputs(data)
-        if _flows(model, mask, inputs):
-            return
-        if _flows(model, {name: torch.ones_like(kept) for name, kept in mask.items()}, inputs):
-            raise InputError(
-                f"layer collapse: nothing can flow from input to output, cut at {', '.join(empty or mask)}; "
-                "raise the density or try another scope"
-            )
+        if flows(model, mask, inputs):
+            return ""
+        if flows(model, {name: torch.ones_like(kept) for name, kept in mask.items()}, inputs):
+            cut = empty or _without_flow(model, mask, inputs)
+            return f"nothing can flow from input to output, cut at {', '.join(cut)}"
     if empty:
-        raise InputError(
-            f"layer collapse: nothing is kept in {', '.join(empty)}; raise the density, try another scope, "
-            "or give data= (a batch or an input shape), which would prove another path"
-        )
+        proof = "" if data is not None else "; data= (a batch or an input shape) would prove another path"
+        return f"nothing is kept in {', '.join(empty)}{proof}"
+    return ""
 
 
-def _flows(model: nn.Module, mask: Mapping[str, Tensor], inputs: Sequence[Tensor]) -> bool:
+def _without_flow(model: nn.Module, mask: Mapping[str, Tensor], inputs: Sequence[Tensor]) -> list[str]:
     reached = reach(model, mask, inputs)
-    return any(bool((reached[name] & kept.cpu()).any()) for name, kept in mask.items())
+    return [name for name, kept in mask.items() if not bool((reached[name] & kept.cpu()).any())] or list(mask)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """from_input: whether the output depends on an input; reached: as `reach`, {} where it was not asked for."""
+
+    from_input: bool
+    reached: dict[str, Tensor]
+    dead_outputs: int
+
+
+def _probed(
+    model: nn.Module,
+    mask: Mapping[str, Tensor],
+    inputs: Sequence[Tensor],
+    dtype: torch.dtype,
+    *,
+    weights: bool = True,
+) -> _Found:
+    small = [x[:2] if x.dim() else x for x in inputs]
+    failure: Exception | None = None
+    for kind in dict.fromkeys((dtype, torch.float32)):
+        for examples in (small, inputs):
+            try:
+                with torch.random.fork_rng(), torch.inference_mode(False), torch.enable_grad():
+                    return _probe(model, mask, examples, kind, weights)
+            except InputError:
+                raise
+            except Exception as error:  # whatever a foreign module raises in there
+                failure = failure or error
+    raise InputError(f"{type(model).__name__} does not run on the data ({first_line(failure)})") from failure
+
+
+def first_line(error: object) -> str:
+    """Return the first line of what an error says, for a message of our own; its type where it says nothing."""
+    return (str(error).splitlines() or [""])[0] or type(error).__name__
+
+
+def _probe(
+    model: nn.Module, mask: Mapping[str, Tensor], inputs: Sequence[Tensor], dtype: torch.dtype, weights: bool
+) -> _Found:
+    probe = copy.deepcopy(model).to(dtype).eval()
+    masked = fit(probe, mask)
+    generator = torch.Generator().manual_seed(0)
+    _make_positive(probe, masked, mask, generator)
+    device = next(iter(masked.values())).device
+    examples = [(_positive(x, dtype, generator) if x.is_floating_point() else x).to(device) for x in inputs]
+    starts = [x.requires_grad_(True) for x in examples if x.is_floating_point()]
+    for parameter in probe.parameters():
+        parameter.requires_grad_(weights)
+    outputs = floating(probe(*examples))
+    total = torch.stack([_scalar(output) for output in outputs]).sum()
+    wanted = [*starts, *(masked.values() if weights else ())]
+    gradients: Sequence[Tensor | None] = [None] * len(wanted)
+    if total.requires_grad:
+        gradients = torch.autograd.grad(total, wanted, allow_unused=True)
+    hits = [(torch.zeros_like(x) if g is None else g).ne(0) for x, g in zip(wanted, gradients, strict=True)]
+    return _Found(
+        any(bool(hit.any()) for hit in hits[: len(starts)]),
+        {name: hit.cpu() for name, hit in zip(masked, hits[len(starts) :], strict=False)},
+        sum(int((output[:1] == output[1:2]).sum()) for output in outputs if output.dim()),
+    )
+
+
+@torch.no_grad()
+def _make_positive(
+    probe: nn.Module,
+    masked: Mapping[str, nn.Parameter],
+    mask: Mapping[str, Tensor],
+    generator: torch.Generator,
+) -> None:
+    for module in probe.modules():
+        if isinstance(module, _NORMS):
+            module.reset_parameters()
+    for name, parameter in probe.named_parameters():
+        if name.endswith("bias"):
+            parameter.zero_()
+        elif parameter.dim() >= 2:
+            parameter.copy_(_positive(parameter, parameter.dtype, generator))
+    for name, weight in masked.items():
+        weight.mul_(mask[name].to(weight.device))
+    for parameter in probe.parameters():
+        if parameter.dim() >= 2:
+            parameter.div_(parameter.flatten(1).sum(1).max().clamp_min(1e-30))
+
+
+def _positive(like: Tensor, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+    return torch.rand(like.shape, generator=generator, dtype=dtype).add_(0.5).to(like.device)
+
+
+def floating(outputs: Any) -> list[Tensor]:
+    """Return the floating outputs of a network, however it nests them."""
+    if isinstance(outputs, Tensor):
+        return [outputs] if outputs.is_floating_point() else []
+    values = outputs.values() if isinstance(outputs, Mapping) else outputs
+    return [
+        t for value in values if isinstance(value, Tensor | Mapping | tuple | list) for t in floating(value)
+    ]
+
+
+def _scalar(output: Tensor) -> Tensor:
+    """Sum with unequal coefficients: a softmax sums to 1 and would hide its flow."""
+    unequal = torch.linspace(1, 2, output.numel(), dtype=output.dtype, device=output.device)
+    return (output * unequal.view(output.shape)).sum()

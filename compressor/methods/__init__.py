@@ -5,13 +5,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from compressor.batches import collected
 from compressor.errors import InputError, unknown
-from compressor.flow import guard
+from compressor.flow import REMEDY, collapse
 from compressor.methods.asni import asni
+from compressor.methods.force import force
+from compressor.methods.grasp import grasp
+from compressor.methods.iterative_snip import iterative_snip
 from compressor.methods.magnitude import magnitude
 from compressor.methods.random import random
+from compressor.methods.snip import snip
+from compressor.methods.synflow import synflow
 from compressor.weights import Mask
 
 Method = Callable[..., Mask]
@@ -23,6 +29,11 @@ method(model, density, data=None, *, generator=None, scope="global", exclude=(),
 METHODS: Final[Mapping[str, Method]] = {
     "magnitude": magnitude,
     "random": random,
+    "snip": snip,
+    "grasp": grasp,
+    "synflow": synflow,
+    "iterative-snip": iterative_snip,
+    "force": force,
 }
 TRAINING_METHODS: Final = {
     "asni": asni,
@@ -44,8 +55,9 @@ def prune(
 
     data: one batch (x, y), an iterable of batches, or for methods without data x or a shape without the batch.
     The module is not changed; apply the mask with `mask.apply_(model)` or train under `hold`.
-    Raises InputError for an unknown method or option, a training method, a density outside (0, 1] and a mask
-    through which nothing can flow (DESIGN §3).
+    options: those of the method's own function, such as rounds=, mode= or loss=.
+    Raises InputError for an unknown method or option, a training method, a density outside (0, 1], data that are
+    missing or do not fit, and a mask through which nothing can flow, with the layers and the round (DESIGN §3).
     """
     if method in TRAINING_METHODS:
         raise InputError(f'"{method}" prunes while it trains; use compressor.{method}(model, optimizer, ...)')
@@ -56,6 +68,31 @@ def prune(
     for option in options:
         if option not in known:
             raise unknown(f"option of {method}", option, [name for name in known if name != "model"])
-    mask = function(model, density, data, generator=generator, scope=scope, exclude=exclude, **options)
-    guard(model, mask, data)
+    data = collected(data)
+
+    def found(**more: Any) -> Mask:
+        return function(
+            model, density, data, generator=generator, scope=scope, exclude=exclude, **options, **more
+        )
+
+    mask = found()
+    why = collapse(model, mask, data)
+    if why:
+        when = f" in round {_collapsed_in(model, data, found)}" if "on_round" in known else ""
+        raise InputError(f"layer collapse by {method}{when}: {why}; {REMEDY}")
     return mask
+
+
+def _collapsed_in(model: nn.Module, data: Any, found: Callable[..., Mask]) -> int:
+    """Return the round after which nothing flowed any more, by pruning once again with an eye on it."""
+    dead_since = 0
+
+    def look(number: int, masks: Mapping[str, Tensor]) -> None:
+        nonlocal dead_since
+        if not collapse(model, masks, data):
+            dead_since = 0
+        elif not dead_since:
+            dead_since = number
+
+    found(on_round=look)
+    return dead_since
