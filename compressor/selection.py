@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from math import floor, prod, sqrt
 from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +19,7 @@ SCOPES: Final = ("global", "layer", "erk")
 # 0.145 * 100 is 14.499999999999998 in floating point, and 15 is what was asked for (baselines.md §2).
 _SLACK: Final = 1e-9
 # Elements of the sorted sample, and what a stride is a multiple of plus one.
-_SAMPLE, _WHEEL = 2**16, 30
+_SAMPLE, _WHEEL = 2**15, 30
 
 Quota = tuple[tuple[str, ...], int]
 """The names of layers that are ranked together, and how many of their weights are kept."""
@@ -100,7 +101,7 @@ def above(
 def _threshold(flats: Sequence[Tensor], count: int) -> Tensor:
     """Return the `count`-th largest of all elements.
 
-    Above some two million elements a sorted sample brackets it, and only what lies between is ranked: a third of
+    Above a million elements a sorted sample brackets it, and only what lies between is ranked: a third of
     the time of a partition. The bracket is proved by counting, so the answer is exact whatever the sample.
     """
     total = sum(flat.numel() for flat in flats)
@@ -116,11 +117,20 @@ def _threshold(flats: Sequence[Tensor], count: int) -> Tensor:
     for flat in flats:
         over = flat > high
         larger += int(over.count_nonzero())
-        between.append(flat[over.logical_xor_(flat >= low)])
+        between.append(_few(flat, over.logical_xor_(flat > low)))
     inside = torch.cat(between)
-    if not larger < count <= larger + len(inside):
-        return _kth(torch.cat(list(flats)), count)
-    return _kth(inside, count - larger)
+    if larger < count <= larger + len(inside):
+        return _kth(inside, count - larger)
+    if larger < count <= sum(int((flat >= low).count_nonzero()) for flat in flats):
+        return low  # many are equal, as the zeros of what is pruned are
+    return _kth(torch.cat(list(flats)), count)
+
+
+def _few(flat: Tensor, mask: Tensor) -> Tensor:
+    """Return flat[mask] where little is True; numpy finds the places five times as fast as torch on the CPU."""
+    if flat.device.type != "cpu":
+        return flat[mask]
+    return flat[torch.from_numpy(np.flatnonzero(mask.numpy()))]
 
 
 def _kth(flat: Tensor, count: int) -> Tensor:

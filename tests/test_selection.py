@@ -161,3 +161,23 @@ def test_a_single_survivor_and_density_1() -> None:
     scores = {"a": torch.rand(3, 4, 2, 2, 2, generator=torch.Generator().manual_seed(0))}
     assert select(scores, 1e-6).kept == 1
     assert select(scores, 1.0).density == 1.0
+
+
+@pytest.mark.parametrize("kind", ["even", "zeros", "equal", "steps", "rows", "far apart"])
+@pytest.mark.parametrize("share", [1e-6, 0.001, 0.2, 0.93, 0.999999])
+def test_the_threshold_of_a_large_tensor_is_exact_whatever_the_scores(kind: str, share: float) -> None:
+    total = 2**21
+    draws = torch.rand(total, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    scores = {
+        "even": draws,
+        "zeros": torch.where(draws < 0.9, 0.0, draws),
+        "equal": torch.ones(total),
+        "steps": (draws * 5).floor(),
+        "rows": torch.arange(total).remainder(451).double(),  # in step with the sample
+        "far apart": torch.cat([draws[: total // 2] * 1e-30, draws[total // 2 :] * 1e30]),
+    }[kind]
+    count = kept_count(share, total)
+    mask = select({"a": scores[: total // 3], "b": scores[total // 3 :]}, share)
+    order = scores.sort(descending=True, stable=True).indices[:count]
+    expected = torch.zeros(total, dtype=torch.bool).index_fill_(0, order, True)
+    assert torch.equal(torch.cat([mask["a"], mask["b"]]), expected)

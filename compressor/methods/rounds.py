@@ -84,6 +84,7 @@ def narrow(
                 value.masked_fill_(pruned if nested else pruned & (value == 0), -torch.inf)
             least = thresholds(scores, quota)
         masks = above(scores, quota, least)
+        del scores  # or the next round would hold two sets of gradients
         if on_round is not None:
             on_round(number, masks)
     return masks
