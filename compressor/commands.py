@@ -23,6 +23,12 @@ DataName = Annotated[
 ]
 Out = Annotated[Path, typer.Option("--out", metavar="FILE", help="The file to write.")]
 File = Annotated[Path, typer.Argument(metavar="FILE", show_default=False)]
+Base = Annotated[
+    Path | None,
+    typer.Option(
+        "--base", metavar="FILE", help="The packed network that a task file takes its weights from."
+    ),
+]
 DATA: Final = Path("data")
 
 
@@ -48,9 +54,15 @@ def _named(file: Path, model: str, data: str, data_dir: Path) -> list[str]:
 
 def prune(
     *,
-    out: Out,
-    method: Annotated[str, typer.Option("--method", metavar="NAME", help="See `compressor methods`.")],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE", help="The packed file; with --compare the plot (.svg).")
+    ],
     density: Annotated[float, typer.Option("--density", metavar="D", help="Kept / prunable, in (0, 1].")],
+    method: Annotated[str, typer.Option("--method", metavar="NAME", help="See `compressor methods`.")] = "",
+    compare: Annotated[
+        str,
+        typer.Option("--compare", metavar="A,B,C", help="Several methods side by side; nothing is packed."),
+    ] = "",
     model: Annotated[
         str, typer.Option("--model", metavar="NAME", help="Default: the recipe's beside the --weights FILE.")
     ] = "",
@@ -68,13 +80,27 @@ def prune(
     data_dir: DataDir = DATA,
     as_json: Json = False,
 ) -> None:
-    """Prune a network by a scoring method and write it as a packed file."""
+    """Prune a network by a scoring method and write it as a packed file, or compare several methods."""
+    if bool(method) == bool(compare):
+        raise typer.BadParameter("say --method NAME, or --compare A,B,C for several side by side")
     from compressor import printing, single
 
     single.check_out(out, weights)
     run = single.context(weights, data_dir, model=model, data=data, weights=weights, seed=seed)
-    sizes = single.prune_file(run, out, method=method, density=density, scope=scope, exclude=exclude or ())
-    printing.sizes(out, sizes, as_json)
+    if compare:
+        names = [name.strip() for name in compare.split(",")]
+        found = single.compare_methods(
+            run, out, methods=names, density=density, scope=scope, exclude=exclude or ()
+        )
+        printing.comparison(out, found, as_json)
+        if not as_json:
+            best = next(iter(found.masks))
+            named = [*(["--weights", str(weights)] if weights else []), *_named(out, model, data, data_dir)]
+            how = ("--method", best, "--density", f"{density:g}", *named, "--out", "pruned.safetensors")
+            after("compressor", "prune", *how)
+        return
+    pruned = single.prune_file(run, out, method=method, density=density, scope=scope, exclude=exclude or ())
+    printing.pruned(out, pruned, as_json)
     if not as_json:
         beside = out.parent / single.RECIPE
         if not beside.is_file() and weights is not None and (weights.parent / single.RECIPE).is_file():
@@ -130,18 +156,29 @@ def pack(
     values: Annotated[
         Literal["float16", "bfloat16"] | None, typer.Option("--values", help="Lossy: round the values.")
     ] = None,
+    base: Base = None,
     as_json: Json = False,
 ) -> None:
-    """Write the weights in FILE (safetensors, .pt, .pth, .th, packed) as a packed file."""
+    """Write the weights in FILE (safetensors, .pt, .pth, .th, packed) as a packed file.
+
+    With --base, of tensors whose kept weights are those of BASE only the mask: a task file, read with BASE alone.
+    """
     if mask is not None and from_zeros:
         raise typer.BadParameter("--mask and --mask-from-zeros say two things; give one of them")
     from compressor import printing, single
 
-    single.check_out(out, file, mask)
-    sizes = single.pack_file(file, out, mask=mask, from_zeros=from_zeros, format=format, values=values)
+    single.check_out(out, file, mask, base)
+    sizes = single.pack_file(
+        file, out, mask=mask, from_zeros=from_zeros, format=format, values=values, base=base
+    )
     printing.sizes(out, sizes, as_json)
-    if not as_json:
-        after("compressor", "show", str(out))
+    if as_json:
+        return
+    if sizes.base:
+        own = [one.name for one in sizes.tensors if one.role == "sparse" and one.format != "base"]
+        typer.echo(f"needs its base, {base}, which is not counted (SHA-256 {sizes.base})")
+        typer.echo(f"masked, but with weights of their own: {', '.join(own) or 'none'}")
+    after("compressor", "show", str(out))
 
 
 def unpack(
@@ -149,13 +186,14 @@ def unpack(
     file: File,
     to: Annotated[Literal["safetensors", "npz-csr", "torch-csr"], typer.Option("--to")],
     out: Out,
+    base: Base = None,
 ) -> None:
     """Write a packed file as what other tools read."""
     from compressor.single import check_out
     from compressor.unpacked import unpack_file
 
-    check_out(out, file)
-    unpack_file(file, to, out)
+    check_out(out, file, base)
+    unpack_file(file, to, out, base)
     typer.echo(f"{out}: {out.stat().st_size:,} bytes")
     name = str(out)
     look = {

@@ -42,6 +42,14 @@ def environment(recipe: Recipe) -> dict[str, Any]:
     }
 
 
+def peak_memory() -> int:
+    """Return the highest resident set of this process in bytes."""
+    import resource
+
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
 def _source() -> str:
     """Return the SHA-256 over our own source files: exact where a version number or a dirty flag is not."""
     digest = hashlib.sha256()

@@ -3,7 +3,6 @@
 Every function takes the report as it is in report.json; what is missing there is left out here, and said so.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -27,22 +26,6 @@ class Answer:
     head: str
     tone: str
     lines: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Accuracy:
-    """Top-1 of one network of the run, with the standard error of a binomial share; both fractions."""
-
-    key: str
-    label: str
-    value: float
-    error: float | None
-
-    @property
-    def text(self) -> str:
-        """Percent, with the standard error where the number of test images is known."""
-        error = "" if self.error is None else f" ± {100 * self.error:.2f}"
-        return f"{100 * self.value:.2f}{error} %"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,41 +53,6 @@ def title(report: Report) -> str:
     recipe = report.get("recipe") or {}
     names = [(recipe.get(key) or {}).get("name") for key in ("model", "data")]
     return " on ".join(name for name in names if name) or "a network"
-
-
-def shipped(report: Report) -> str:
-    """Name the network that ships: ASNI-II as deployed only where it was tied to two levels (DESIGN 2)."""
-    tune = (report.get("recipe") or {}).get("tune") or {}
-    if tune.get("enabled", True) and tune.get("tied"):
-        return "two-level network as shipped"
-    if tune.get("enabled", True) and tune.get("start") == "levels":
-        return "sparse network as shipped, trained freely from the ASNI-II start"
-    return "sparse network as shipped"
-
-
-def accuracies(report: Report) -> list[Accuracy]:
-    """Return every accuracy of the run in the order in which they came about."""
-    found = {key: value for key, value in (report.get("accuracy") or {}).items() if value is not None}
-    if "given" in found and found.get("dense") == found["given"]:
-        del found["dense"]
-    labels = {
-        "given": "network as given",
-        "dense": "dense network",
-        "pruned": "after pruning, before tuning",
-        "asni1": "ASNI-I, sparse network",
-        "final": shipped(report),
-    }
-    count = samples(report)
-    return [
-        Accuracy(key, label, found[key], math.sqrt(found[key] * (1 - found[key]) / count) if count else None)
-        for key, label in labels.items()
-        if key in found
-    ]
-
-
-def samples(report: Report) -> int:
-    """Return the number of test images that the accuracies were counted on, 0 if the report does not say."""
-    return report.get("accuracy_samples") or (report.get("data") or {}).get("test_samples") or 0
 
 
 def density(report: Report) -> str:

@@ -22,6 +22,8 @@ def learning_rate(settings: Train, step: int, per_epoch: int, restart: int = 0) 
     cosine_scale stretches the half period: above 1 the rate ends above 0 (papers/asni.md §4.1, number E9). Differs:
     the author's rate is constant within an epoch and counts T + 1 epochs, ours moves with every step and counts T.
     restart: the step at which the cosine begins anew, for the settling of a two-level network (§9.1, step 6).
+    A replay asks for the same steps again (papers/lr-rewinding.md §2). Differs from its reference code: a milestone
+    is a whole number of our steps (391 per CIFAR-10 epoch of 128, not 390.625), whose first step has the new rate.
     """
     warmup, total = settings.warmup * per_epoch, settings.epochs * per_epoch
     if step < warmup:

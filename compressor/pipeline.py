@@ -7,19 +7,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from compressor import files, models, recipes, report
 from compressor.environment import environment
 from compressor.errors import CompressorError, FormatError, InputError, VerificationError, unknown
 from compressor.methods import METHODS, TRAINING_METHODS
-from compressor.optimizers import steps_per_epoch
+from compressor.optimizers import make_optimizer, steps_per_epoch
 from compressor.packed import FORMATS
 from compressor.plan import plan
-from compressor.recipe import Recipe
-from compressor.records import Result, Step, adopt, begin, finish, finished, forget, locked
+from compressor.recipe import Recipe, rounds_of
+from compressor.records import (
+    REPORT,
+    Result,
+    Step,
+    adopt,
+    begin,
+    finish,
+    finished,
+    forget,
+    forget_others,
+    locked,
+)
 from compressor.runs import OnEvent, Run, threads
-from compressor.stages import STAGES
+from compressor.stages import Stage, stages
+from compressor.stages.prune import attached, signed, weights_of
+from compressor.stages.rounds import over_budget
 from compressor.summary import summary
 from compressor.weights import prunable
 
@@ -50,14 +61,14 @@ def run(
 ) -> Report | list[Report]:
     """Walk a recipe to its report, going on where an earlier run of it stopped; a sweep gives a list.
 
-    recipe: a built-in name, a file, or a Recipe. out: the run folder, runs/NAME. sets: "prune.density=0.02"
-    and the like; several values are a sweep, each in a folder of its own below `out`, and one that fails does
-    not keep the others from running. data_dir: where data
-    sets lie, $COMPRESSOR_DATA or data. dry_run: write and train nothing, return what would be (see `plan`).
-    on_event: told what goes to log.jsonl.
+    recipe: a built-in name, a file, or a Recipe. out: the run folder, runs/NAME. sets: "prune.density=0.02" and
+    the like; several values are a sweep, each in a folder of its own below `out`, and one that fails does not keep
+    the others from running. data_dir: where data sets lie, $COMPRESSOR_DATA or data. dry_run: write and train
+    nothing, return what would be (see `plan`). on_event: told what goes to log.jsonl.
 
-    Raises InputError, FormatError, HostError as the stages do, VerificationError if what would be shipped is
-    not the network that was packed (the report is written all the same).
+    Raises InputError, FormatError, HostError as the stages do, InputError if not even the first round stays within
+    [prune] max_drop, VerificationError if what would be shipped is not the network that was packed (the report is
+    written all the same).
     """
     outcome = attempt(recipe, out=out, sets=sets, data_dir=data_dir, dry_run=dry_run, on_event=on_event)
     if outcome.error is not None:
@@ -126,26 +137,31 @@ def _walk(walked: Run, siblings: Sequence[Path]) -> tuple[Report, list[str]]:
         files.write_bytes(folder / "environment.json", (json.dumps(around, indent=1) + "\n").encode())
         walked.tell("run", folder=str(folder))
         results: dict[str, Result] = {}
-        for name, stage in STAGES.items():
-            if not stage.wanted(walked.recipe):
+        every = stages(walked.recipe)
+        forget_others(folder, every)
+        for name, stage in every.items():
+            if stage.wanted(walked):
+                results[name] = _do(walked, name, stage, siblings)
+            else:
                 forget(folder, name)
-                continue
-            results[name] = _do(walked, name, siblings)
+        if "pack" not in results:
+            forget(folder, REPORT)
+            raise InputError(over_budget(walked))
         failures = results.get("verify", {}).get("failures", [])
         return _report(walked, results, around), failures
 
 
-def _do(walked: Run, name: str, siblings: Sequence[Path]) -> Result:
+def _do(walked: Run, name: str, stage: Stage, siblings: Sequence[Path]) -> Result:
     """Return what a stage found: before, in another member of the sweep, or now."""
-    step = STAGES[name].step(walked)
+    step = stage.step(walked)
     done = finished(walked.folder, step) or adopt(walked.folder, step, siblings)
     if done is not None:
         walked.tell("kept", stage=name)
         return done
-    forget(walked.folder, "report")
+    forget(walked.folder, REPORT)
     begin(walked.folder, step)
     walked.tell("stage", stage=name)
-    done = STAGES[name].act(walked)
+    done = stage.act(walked)
     if not done.get("failures"):  # what failed is looked at again
         finish(walked.folder, step, done)
     return done
@@ -155,10 +171,10 @@ def _report(walked: Run, results: dict[str, Result], around: dict[str, Any]) -> 
     """Write the report of what the stages found, unless it is there."""
     found = summary(walked.recipe, results, around, len(walked.data().test))
     settings = {"report": json.loads(json.dumps(found))}
-    step = Step("report", settings, {}, ("report.json", "report.html"))
+    step = Step(REPORT, settings, {}, ("report.json", "report.html"))
     if finished(walked.folder, step) is None:
         begin(walked.folder, step)
-        walked.tell("stage", stage="report")
+        walked.tell("stage", stage=REPORT)
         report.write(walked.folder, found)
         finish(walked.folder, step, {})
     walked.tell("done", folder=str(walked.folder))
@@ -171,10 +187,8 @@ def _check(walked: Run) -> None:
     method = recipe.prune.method
     if method not in METHODS and method not in TRAINING_METHODS:
         raise unknown("method", method, [*METHODS, *TRAINING_METHODS])
-    if method in TRAINING_METHODS and recipe.prune.scope != "global":
-        raise InputError(
-            f'[prune] scope = "{recipe.prune.scope}": {method} ranks the whole network; leave scope out'
-        )
+    _check_retraining(recipe)
+    _check_edge_popup(recipe)
     if recipe.pack.format not in ("auto", *FORMATS):
         raise unknown("[pack] format", recipe.pack.format, ("auto", *FORMATS))
     if recipe.verify.runtimes:
@@ -187,16 +201,47 @@ def _check(walked: Run) -> None:
     models.check_fits(model, recipe.model.name, walked.data())
     prunable(model, recipe.prune.exclude)
     if method in TRAINING_METHODS:
-        settings = recipe.prune
-        per_epoch = steps_per_epoch(len(walked.data().train), settings.train.batch)
-        optimizer = torch.optim.SGD(model.parameters(), settings.train.lr)
-        handle = TRAINING_METHODS[method](
-            model,
-            optimizer,
-            density=settings.density,
-            steps=per_epoch * settings.train.epochs,
-            every=per_epoch,
-            end=settings.end,
-            exclude=settings.exclude,
+        train = recipe.prune.train
+        per_epoch = steps_per_epoch(len(walked.data().train), train.batch)
+        optimizer = make_optimizer(model, train)
+        attached(recipe, model, optimizer, per_epoch * train.epochs, per_epoch).remove()
+
+
+def _check_edge_popup(recipe: Recipe) -> None:
+    """Refuse what would undo edge-popup's two levels per layer, or wants them where they are not."""
+    tune = recipe.tune
+    if signed(recipe) and tune.enabled and not (tune.tied and tune.start in ("trained", "levels")):
+        raise InputError(
+            "[tune] would turn the signs and constants of edge-popup into free floats; leave [tune] out, set its "
+            'enabled = false, or train on at two levels with tied = true and start = "trained"'
         )
-        handle.remove()
+    if (
+        recipe.prune.method == "edge-popup"
+        and recipe.pack.format == "asni2"
+        and not (signed(recipe) or tune.tied)
+    ):
+        raise InputError(
+            f'[pack] format = "asni2" wants two levels per layer; edge-popup with [prune] weights = '
+            f'"{weights_of(recipe)}" keeps those weights: leave format out'
+        )
+
+
+def _check_retraining(recipe: Recipe) -> None:
+    """Refuse rounds and controls that mean nothing. Raises InputError."""
+    method, count = recipe.prune.method, rounds_of(recipe.prune)
+    if count > 1 and method != "magnitude":
+        raise InputError(
+            f"[prune] {count} rounds: only magnitude ranks the weights that a round of training leaves; "
+            f"{method} prunes once, leave rounds and per_round out"
+        )
+    if not recipe.dense.control:
+        return
+    if weights_of(recipe) == "start":
+        raise InputError(
+            f"[dense] control = true trains on what pruning starts from, trained weights; {method} starts from "
+            'random ones: give [prune] method = "magnitude" or weights = "dense"'
+        )
+    if method in TRAINING_METHODS:
+        raise InputError(
+            f"[dense] control = true goes with scoring methods; {method} is a training of its own"
+        )

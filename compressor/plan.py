@@ -11,9 +11,12 @@ from torch import nn
 import exporters
 from compressor import packed
 from compressor.levels import centroids, to_levels
-from compressor.methods import METHODS, prune
+from compressor.methods import METHODS, TRAINING_METHODS, prune
+from compressor.methods.magnitude import magnitude
+from compressor.recipe import Recipe, replays_from, rounds_of
 from compressor.runs import ONNX, Run
-from compressor.stages.prune import weights_of
+from compressor.stages.prune import scope_of, signed, weights_of
+from compressor.stages.rounds import counts, named
 from compressor.weights import Mask
 
 
@@ -21,23 +24,16 @@ def plan(run: Run) -> dict[str, Any]:
     """Return what a run would prune and write.
 
     "exact": the mask does not depend on a training that would come first; elsewhere the layers, and the
-    sizes, are those of the largest weights of the network as it starts.
+    sizes, are those of the largest weights of the network as it starts. "rounds": how many weights each keeps;
+    "epochs": by stage, both as many as there are if no round loses more than "max_drop".
     """
     recipe = run.recipe
     source = weights_of(recipe)
     model = run.network(given=source == "given")
-    exact = recipe.prune.method in METHODS and source != "dense"
-    mask = prune(
-        model,
-        recipe.prune.method if exact else "magnitude",
-        density=recipe.prune.density,
-        data=run.batch(recipe.prune.train.batch),
-        scope=recipe.prune.scope,
-        exclude=recipe.prune.exclude,
-        generator=torch.Generator().manual_seed(recipe.seed),
-    )
+    exact = recipe.prune.method in METHODS and source != "dense" and rounds_of(recipe.prune) == 1
+    mask = _mask(run, model, exact)
     mask.apply_(model)
-    if recipe.tune.tied:
+    if recipe.tune.tied or signed(recipe):
         to_levels(model, mask, centroids(model, mask))
     rest = sum(parameter.numel() for name, parameter in model.named_parameters() if name not in mask)
     return {
@@ -51,12 +47,37 @@ def plan(run: Run) -> dict[str, Any]:
         ],
         "not_prunable": rest,
         "bytes": _sizes(run, model, mask),
-        "epochs": {
-            name: stage.train.epochs
-            for name, stage in (("dense", recipe.dense), ("prune", recipe.prune), ("tune", recipe.tune))
-            if getattr(stage, "enabled", not exact)
-        },
+        "rounds": list(counts(recipe.prune, mask.total)),
+        "max_drop": recipe.prune.max_drop,
+        "epochs": _epochs(recipe),
     }
+
+
+def _mask(run: Run, model: nn.Module, exact: bool) -> Mask:
+    settings = run.recipe.prune
+    if not exact:  # unguarded: a mask that no run will have proves no collapse
+        return magnitude(model, settings.density, scope=scope_of(run.recipe), exclude=settings.exclude)
+    return prune(
+        model,
+        settings.method,
+        density=settings.density,
+        data=run.batch(settings.train.batch),
+        scope=scope_of(run.recipe),
+        exclude=settings.exclude,
+        generator=torch.Generator().manual_seed(run.recipe.seed),
+    )
+
+
+def _epochs(recipe: Recipe) -> dict[str, int]:
+    """Return how long every stage trains that does."""
+    rounds = range(1, rounds_of(recipe.prune) + 1)
+    tuned = recipe.tune.train.epochs - replays_from(recipe)
+    found = {"dense": recipe.dense.train.epochs} if recipe.dense.enabled else {}
+    if recipe.prune.method in TRAINING_METHODS:
+        found["prune"] = recipe.prune.train.epochs
+    for stage, wanted in (("tune", recipe.tune.enabled), ("control", recipe.dense.control)):
+        found |= {named(stage, number): tuned for number in rounds if wanted}
+    return found
 
 
 def _sizes(run: Run, model: nn.Module, mask: Mask) -> dict[str, Any]:

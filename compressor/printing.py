@@ -14,7 +14,9 @@ from rich.table import Table
 from compressor import report
 
 if TYPE_CHECKING:
+    from compressor.compare import Comparison
     from compressor.packed import Sizes
+    from compressor.single import Pruned
     from exporters import Verdict
 
 Found = dict[str, Any]
@@ -49,17 +51,31 @@ def plans(found: Mapping[Path, Found], sweep: bool) -> None:
             f"not prunable: {plan['not_prunable']:,} parameters",
             "bytes, estimated: "
             + ", ".join(f"{k} {v:,}" for k, v in plan["bytes"].items() if isinstance(v, int)),
-            "epochs: " + (", ".join(f"{name} {count}" for name, count in plan["epochs"].items()) or "none"),
+            *_rounds(plan),
         )
+
+
+def _rounds(plan: Found) -> list[str]:
+    """Return what the rounds of a plan keep, and how long everything trains: `tune 3 x 10` is three rounds."""
+    stages: dict[str, list[int]] = {}
+    for name, count in plan["epochs"].items():
+        stages.setdefault(name.partition("-")[0], []).append(count)
+    each = [f"{name} {len(c)} x {c[0]}" if len(c) > 1 else f"{name} {c[0]}" for name, c in stages.items()]
+    each += [f"{sum(plan['epochs'].values())} in all"] if each else ["none"]
+    most = "" if plan["max_drop"] is None else ", at most"
+    lines = [f"epochs{most}: {', '.join(each)}"]
+    if len(plan["rounds"]) > 1:
+        kept = ", ".join(f"{count:,}" for count in plan["rounds"])
+        lines.insert(0, f"rounds{most}: {len(plan['rounds'])}, which keep {kept}")
+    return lines
 
 
 def sizes(path: Path, found: "Sizes", json_wanted: bool, accuracy: float | None = None) -> None:
     """Print what a packed file weighs."""
-    masked = [tensor for tensor in found.tensors if tensor.role == "sparse"]
-    kept, total = sum(tensor.kept for tensor in masked), sum(tensor.total for tensor in masked)
+    table = sizes_table(found)
+    kept, total = table["kept"], table["total"]
     if json_wanted:
-        measured = {"kept": kept, "total": total} | ({} if accuracy is None else {"accuracy": accuracy})
-        as_json({**measured, **asdict(found)})
+        as_json(table if accuracy is None else {**table, "accuracy": accuracy})
         return
     _lines(
         f"{path}: {found.file:,} bytes; dense {found.dense:,}, gzip {found.gzip:,}, bound {found.bound:,}",
@@ -68,6 +84,55 @@ def sizes(path: Path, found: "Sizes", json_wanted: bool, accuracy: float | None 
         *([f"largest error of the rounding: {found.max_error:.3g}"] if found.max_error else []),
         *([] if accuracy is None else [f"accuracy {accuracy:.2%}"]),
     )
+
+
+def sizes_table(found: "Sizes") -> Found:
+    """Return what a packed file weighs, with the weights that its masks keep, as one object."""
+    masked = [tensor for tensor in found.tensors if tensor.role == "sparse"]
+    kept, total = sum(tensor.kept for tensor in masked), sum(tensor.total for tensor in masked)
+    return {"kept": kept, "total": total, **asdict(found)}
+
+
+def pruned(path: Path, found: "Pruned", json_wanted: bool) -> None:
+    """Print what a pruned network weighs, what the mask cut off and what it took."""
+    if json_wanted:
+        as_json({**sizes_table(found.sizes), **asdict(found.survey), "peak_memory": found.peak_memory})
+        return
+    sizes(path, found.sizes, json_wanted=False)
+    cut = found.survey
+    _lines(
+        *([f"no path passes {', '.join(cut.silent)}"] if cut.silent else []),
+        f"cut off: {cut.dead_outputs:,} outputs, {cut.isolated_units:,} units of pruned layers; "
+        f"peak memory {found.peak_memory / 2**20:,.0f} MiB",
+    )
+
+
+def comparison(path: Path, found: "Comparison", json_wanted: bool) -> None:
+    """Print what several methods keep per layer, and how much of it they share."""
+    overlaps = found.overlaps()
+    if json_wanted:
+        kept = {name: {n: k for n, (k, _) in mask.per_layer().items()} for name, mask in found.masks.items()}
+        as_json({"plot": str(path), "kept": kept, "overlap": overlaps, "refused": dict(found.refused)})
+        return
+    layers = Table(box=None, header_style="dim", pad_edge=False)
+    layers.add_column("kept per layer")
+    layers.add_column("weights", justify="right")
+    for name in found.masks:
+        layers.add_column(name, justify="right")
+    rows = {name: mask.per_layer() for name, mask in found.masks.items()}
+    for layer, (_, total) in next(iter(rows.values())).items():
+        shares = [f"{100 * row[layer][0] / total:.3g} %" for row in rows.values()]
+        layers.add_row(
+            layer, f"{total:,}", *(f"{rows[n][layer][0]:,} ({s})" for n, s in zip(rows, shares, strict=True))
+        )
+    shared = Table(box=None, header_style="dim", pad_edge=False)
+    shared.add_column("kept by both / by either")
+    for name in overlaps:
+        shared.add_column(name, justify="right")
+    for name, row in overlaps.items():
+        shared.add_row(name, *(f"{value:.3f}" for value in row.values()))
+    _console().print(layers, "", shared)
+    _lines(*(f"{name}: {why}" for name, why in found.refused.items()), f"plot: {path}")
 
 
 def verdict(found: "Verdict", json_wanted: bool) -> None:

@@ -1,6 +1,7 @@
 """The recipe: one frozen dataclass tree that says all of a run (TOML in and out: compressor.recipes)."""
 
 from dataclasses import dataclass, field
+from math import ceil, floor, log, log1p
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,34 +52,51 @@ class DataSet:
 
 @dataclass(frozen=True, slots=True)
 class Dense:
-    """The dense stage: the reference, and the start of methods that prune trained weights."""
+    """The dense stage: the reference, and the start of methods that prune trained weights.
+
+    control: train it on without pruning for as many epochs as the pruned network gets.
+    """
 
     enabled: bool = False
+    control: bool = False
     train: Train = field(default_factory=Train)
 
 
 @dataclass(frozen=True, slots=True)
 class Prune:
-    """The prune stage. weights: given, start, dense or auto. end: where ASNI's curve ends, 1 = at the end."""
+    """The prune stage. weights: given, start, dense or auto. end: where ASNI's curve ends, 1 = at the end.
+    scope: global, layer, erk, or auto, which is the method's own.
+
+    rounds: prune and tune so often, densities density^(i/rounds); per_round: or as often as it takes to remove
+    this share of what remains each time. max_drop: the validation accuracy that a round may lose against dense.
+    """
 
     method: str = "asni"
     density: float = 0.05
-    scope: str = "global"
+    scope: str = "auto"
     exclude: tuple[str, ...] = ()
     weights: str = "auto"
     end: float = 0.75
+    rounds: int = 1
+    per_round: float | None = None
+    max_drop: float | None = None
     train: Train = field(default_factory=Train)
 
 
 @dataclass(frozen=True, slots=True)
 class Tune:
-    """The tune stage. start: trained, init, rewind or levels. mask (with tied): move or fixed."""
+    """The tune stage. start: trained, init, rewind or levels. mask (with tied): move or fixed.
+
+    replay_from: train as the dense stage did from this share of its epochs on; `train` is then that of [dense].
+    rewind_to: the share of the dense epochs whose weights `rewind` starts from; absent: replay_from, else 0.1.
+    """
 
     enabled: bool = True
     start: str = "trained"
     tied: bool = False
     mask: str = "move"
-    rewind_to: float = 0.1
+    rewind_to: float | None = None
+    replay_from: float | None = None
     train: Train = field(default_factory=Train)
 
 
@@ -125,3 +143,30 @@ class Recipe:
     pack: Pack = field(default_factory=Pack)
     export: Export = field(default_factory=Export)
     verify: Verify = field(default_factory=Verify)
+
+
+def epoch_at(share: float, epochs: int) -> int:
+    """Return the epoch that a share of a training stands for, half-up."""
+    return floor(share * epochs + 0.5 + 1e-9)
+
+
+def rounds_of(prune: Prune) -> int:
+    """Return how often a recipe prunes and tunes. Source: papers/lr-rewinding.md, section 7, number 1."""
+    if prune.per_round is None:
+        return prune.rounds
+    # ln(0.8^3) / ln(0.8) may come out just above 3.
+    return max(1, ceil(log(prune.density) / log1p(-prune.per_round) - 1e-9))
+
+
+def rewinds_to(tune: Tune) -> float | None:
+    """Return the share of the dense epochs whose weights tuning starts from, None if it does not rewind."""
+    if not tune.enabled or tune.start != "rewind":
+        return None
+    shares = (tune.rewind_to, tune.replay_from, 0.1)
+    return next(share for share in shares if share is not None)
+
+
+def replays_from(recipe: Recipe) -> int:
+    """Return the epoch of its training settings that tuning begins with, 0 if it replays nothing."""
+    share = recipe.tune.replay_from
+    return 0 if share is None else epoch_at(share, recipe.dense.train.epochs)

@@ -16,10 +16,11 @@ from typing import Any, Final
 from compressor import files
 from compressor.errors import CompressorError, HostError
 
-VERSION: Final = 1
+VERSION: Final = 2
 CHECKPOINT: Final = "checkpoint.pt"
 _LOCK: Final = ".lock"
 _RUNNING: Final = "running"
+REPORT: Final = "report"
 
 Result = dict[str, Any]
 
@@ -101,6 +102,14 @@ def forget(folder: Path, name: str) -> None:
     _path(folder, name).unlink(missing_ok=True)
     for path in record.get("outputs", ()):
         (folder / path).unlink(missing_ok=True)
+
+
+def forget_others(folder: Path, names: Iterable[str]) -> None:
+    """Forget the stages that are not among the names: rounds that an earlier recipe had."""
+    known = {*names, REPORT, _RUNNING}
+    for record in sorted((folder / "stages").glob("*.json")):
+        if record.stem not in known:
+            forget(folder, record.stem)
 
 
 def adopt(folder: Path, step: Step, siblings: Iterable[Path]) -> Result | None:

@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from compressor import figures
+from compressor import accuracy, figures
 from compressor.curve import curve
 from compressor.figures import NONE, SIGMA, TIMES, Report
 from compressor.files import read_bytes, write_bytes
@@ -41,8 +41,10 @@ def render_html(report: Report) -> str:
         method=((found.get("recipe") or {}).get("prune") or {}).get("method"),
         density=figures.density(found),
         answers=(figures.smaller(found), figures.same(found), figures.faster(found)),
-        accuracies=figures.accuracies(found),
-        samples=figures.samples(found),
+        accuracies=accuracy.accuracies(found),
+        samples=accuracy.samples(found),
+        caution=accuracy.caution(found),
+        rounds=accuracy.rounds(found),
         curve=curve(found.get("epochs") or ()),
         files=figures.files(found),
         formats=figures.formats(found),
@@ -59,16 +61,19 @@ def render_html(report: Report) -> str:
 def summary(report: Report) -> RenderableType:
     """Return what the terminal shows at the end of a run: accuracies, bytes, verification, milliseconds."""
     parts: list[RenderableType] = [Text(f"{figures.title(report)} · {figures.density(report)}")]
-    accuracies = _table("accuracy", "top-1")
-    for row in figures.accuracies(report):
-        accuracies.add_row(row.label, row.text)
+    accuracies = _table("accuracy", "top-1", "epochs")
+    for row in accuracy.accuracies(report):
+        accuracies.add_row(row.label, row.text, "" if row.epochs is None else str(row.epochs))
     sizes = _table("bytes", "size", "of dense")
     for bar in figures.files(report):
         sizes.add_row(bar.label, bar.value, bar.note)
     formats = _table("format", "whole file", "of bound")
     for bar in figures.formats(report):
         formats.add_row(bar.label, bar.value, bar.note)
-    parts += [table for table in (accuracies, sizes, formats) if table.row_count]
+    parts += [table for table in (accuracies, _rounds(report), sizes, formats) if table.row_count]
+    warned = accuracy.caution(report)
+    if warned:
+        parts.insert(2, Text(warned))
     rows = (report.get("verification") or {}).get("runtimes") or []
     if rows:
         parts.append(_runtimes(rows))
@@ -81,20 +86,31 @@ def summary(report: Report) -> RenderableType:
 
 def sweep_table(reports: Sequence[Report]) -> RenderableType:
     """Return one row per run of a sweep: density, accuracy and bytes."""
-    table = _table("density", "accuracy", "dense", "packed", "of dense", "ONNX", "verified")
+    controlled = any("control" in (report.get("accuracy") or {}) for report in reports)
+    names = ["accuracy", "dense", "control"] if controlled else ["accuracy", "dense"]
+    table = _table("density", *names, "packed", "of dense", "ONNX", "verified")
     for report in reports:
         found, sizes = report.get("density") or {}, report.get("bytes") or {}
-        accuracy = {row.key: row.text for row in figures.accuracies(report)}
+        measured = {row.key: row.text for row in accuracy.accuracies(report)}
         packed, dense = sizes.get("packed"), sizes.get("dense")
         table.add_row(
             f"{100 * found['kept'] / found['total']:.3g} %" if found.get("total") else NONE,
-            accuracy.get("final", NONE),
-            accuracy.get("dense") or accuracy.get("given", NONE),
+            measured.get("final", NONE),
+            measured.get("dense") or measured.get("given", NONE),
+            *([measured.get("control", NONE)] if controlled else []),
             figures.size(packed) if packed else NONE,
             f"{packed / dense:.3g}{TIMES}" if packed and dense else NONE,
             figures.size(sizes["onnx_compact"]) if sizes.get("onnx_compact") else NONE,
             figures.same(report).head,
         )
+    return table
+
+
+def _rounds(report: Report) -> Table:
+    rows = accuracy.rounds(report)
+    table = _table(*(rows[0] if rows else [""]))
+    for row in rows:
+        table.add_row(*row.values())
     return table
 
 
@@ -120,14 +136,16 @@ def _table(first: str, *others: str) -> Table:
     table = Table(box=None, header_style="dim", pad_edge=False)
     table.add_column(first)
     for name in others:
-        table.add_column(name, justify="left" if name in ("remark", "verified") else "right")
+        table.add_column(name, justify="left" if name in ("", "remark", "verified") else "right")
     return table
 
 
 def _settings(values: Mapping[str, Any]) -> str:
     """Return nested settings as TOML-like lines, plain values first."""
     lines = [
-        f"{key} = {json.dumps(value)}" for key, value in values.items() if not isinstance(value, Mapping)
+        f"{key} = {json.dumps(value)}"
+        for key, value in values.items()
+        if value is not None and not isinstance(value, Mapping)
     ]
     for key, value in values.items():
         if isinstance(value, Mapping):

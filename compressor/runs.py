@@ -27,8 +27,6 @@ OnEvent = Callable[[Event], None]
 
 DENSE: Final = "stages/dense.safetensors"
 REWIND: Final = "stages/rewind.safetensors"
-PRUNED: Final = "stages/prune.safetensors"
-TUNED: Final = "stages/tune.safetensors"
 START: Final = "start.safetensors"
 MODEL: Final = "model.safetensors"
 ONNX: Final = {"compact": "model.onnx", "dense": "model.dense.onnx"}
@@ -131,13 +129,15 @@ class Run:
         settings: Train,
         attach: Attach | None = None,
         on_epoch: Callable[[Epoch, nn.Module], None] | None = None,
+        *,
+        first: int = 0,
     ) -> list[dict[str, Any]]:
-        """Train a stage, going on from its checkpoint, and return its epochs."""
+        """Train a stage, going on from its checkpoint, and return its epochs. first: as in `fit`."""
 
         def told(epoch: Epoch, trained: nn.Module) -> None:
             if on_epoch is not None:
                 on_epoch(epoch, trained)
-            self.tell("epoch", **asdict(epoch), epochs=settings.epochs)
+            self.tell("epoch", **asdict(epoch), epochs=settings.epochs - first)
 
         with threads(settings.threads):
             epochs, _ = fit(
@@ -146,6 +146,7 @@ class Run:
                 settings,
                 seed=self.recipe.seed,
                 stage=stage,
+                first=first,
                 attach=attach,
                 checkpoint=self.folder / "checkpoint.pt" if self._recorded else None,
                 on_epoch=told,
@@ -154,9 +155,17 @@ class Run:
 
     def accuracy(self, model: nn.Module) -> float:
         """Return the top-1 accuracy on the test set, a fraction."""
+        return self._measured(model, self.data().test)
+
+    def validation(self, model: nn.Module) -> float | None:
+        """Return the top-1 accuracy on the validation images, a fraction; None where there are none."""
+        images = self.data().validation
+        return None if images is None else self._measured(model, images)
+
+    def _measured(self, model: nn.Module, images: data.Images) -> float:
         device = pick_device(self.recipe.train.device)
         with threads(self.recipe.train.threads):
-            accuracy = evaluate(model.to(device), self.data().test, device)
+            accuracy = evaluate(model.to(device), images, device)
         model.to("cpu")
         return accuracy
 

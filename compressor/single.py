@@ -4,7 +4,7 @@ The network and the data are those of the recipe beside the file, unless they ar
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -13,9 +13,12 @@ from torch import nn
 
 import exporters
 from compressor import models, packed, recipes
+from compressor.compare import PLOTS, Comparison, compare, plot
 from compressor.data import Loader
+from compressor.environment import peak_memory
 from compressor.errors import InputError, VerificationError
 from compressor.files import check_target, read_bytes
+from compressor.flow import Survey, survey
 from compressor.levels import load_start
 from compressor.methods import prune
 from compressor.packed import Sizes, reader
@@ -86,22 +89,45 @@ def check_out(out: Path, *inputs: Path | None) -> None:
     check_target(out)
 
 
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What `prune_file` wrote. peak_memory: bytes, the highest resident set of this process so far."""
+
+    sizes: Sizes
+    survey: Survey
+    peak_memory: int
+
+
 def prune_file(
     run: Run, out: Path, *, method: str, density: float, scope: str, exclude: Sequence[str]
-) -> Sizes:
+) -> Pruned:
     """Prune the recipe's network, with the weights it names, and write it as a packed file."""
     model = run.network(given=True)
-    mask = prune(
-        model,
-        method,
+    data = run.batch(run.recipe.prune.train.batch)
+    generator = torch.Generator().manual_seed(run.recipe.seed)
+    mask = prune(model, method, density=density, data=data, scope=scope, exclude=exclude, generator=generator)
+    mask.apply_(model)
+    found = survey(model, mask, data)
+    return Pruned(packed.pack(model, out, mask=mask), found, peak_memory())
+
+
+def compare_methods(
+    run: Run, out: Path, *, methods: Sequence[str], density: float, scope: str, exclude: Sequence[str]
+) -> Comparison:
+    """Compare scoring methods on the recipe's network, with the weights it names, and write the plot."""
+    if out.suffix not in PLOTS:
+        raise InputError(f"{out}: a plot ends in {', '.join(PLOTS)}")
+    found = compare(
+        run.network(given=True),
+        methods,
         density=density,
         data=run.batch(run.recipe.prune.train.batch),
         scope=scope,
         exclude=exclude,
-        generator=torch.Generator().manual_seed(run.recipe.seed),
+        seed=run.recipe.seed,
     )
-    mask.apply_(model)
-    return packed.pack(model, out, mask=mask)
+    plot(found, out)
+    return found
 
 
 def tune_file(run: Run, start: Path, out: Path) -> tuple[Sizes, float]:
@@ -134,6 +160,7 @@ def pack_file(
     from_zeros: bool = False,
     format: str,  # noqa: A002
     values: str | None,
+    base: Path | None = None,
 ) -> Sizes:
     """Pack the state dict of a safetensors file, a checkpoint or a packed file (whose own mask counts)."""
     is_packed = reader.is_packed(path)
@@ -151,7 +178,7 @@ def pack_file(
         raise InputError(
             f"{path}: which weights are pruned? give --mask FILE, or --mask-from-zeros if its zeros are"
         )
-    return packed.pack(state, out, mask=chosen, format=format, values=values)
+    return packed.pack(state, out, mask=chosen, format=format, values=values, base=base)
 
 
 def export_file(run: Run, path: Path, out: Path, encoding: str) -> None:

@@ -7,9 +7,11 @@ from typing import Any, Final
 from compressor import recipes
 from compressor.recipe import Recipe
 from compressor.records import Result
+from compressor.stages.prune import weights_of
+from compressor.stages.rounds import named
 
 VERSION: Final = 1
-_ACCURACIES: Final = ("given", "dense", "pruned", "asni1", "final")
+_ACCURACIES: Final = ("given", "dense", "control", "pruned", "asni1", "final")
 
 
 def summary(
@@ -18,6 +20,7 @@ def summary(
     """Return the report of a run; results: those of its stages by name; samples: of the test set."""
     pack = results["pack"]
     found = {key: value for result in results.values() for key, value in result.get("accuracy", {}).items()}
+    found |= results[named("prune", pack["round"])].get("accuracy", {})  # not of a round that was rejected
     if "given" in found:
         found.setdefault("dense", found["given"])
     return {
@@ -32,6 +35,8 @@ def summary(
         },
         "accuracy": {key: found[key] for key in _ACCURACIES if key in found},
         "accuracy_samples": samples,
+        "accuracy_epochs": _trained(recipe, results),
+        **({"rounds": _rounds(results)} if pack["rounds"] else {}),
         "epochs": [epoch for result in results.values() for epoch in result.get("epochs", ())],
         "bytes": _bytes(pack["sizes"]) | results.get("export", {}).get("bytes", {}),
         "layers": [
@@ -41,6 +46,34 @@ def summary(
         ],
         "verification": results.get("verify", {}).get("verification", {}),
     }
+
+
+def _trained(recipe: Recipe, results: Mapping[str, Result]) -> dict[str, int]:
+    """Return how many epochs went into the dense network, its control and the one that ships; given weights count 0."""
+    rounds = range(1, results["pack"]["round"] + 1)
+
+    def spent(*stages: str) -> int:
+        every = [name for stage in stages for name in (named(stage, number) for number in rounds)]
+        return sum(len(results[name].get("epochs", ())) for name in every if name in results)
+
+    dense = len(results.get("dense", {}).get("epochs", ()))
+    before = dense if weights_of(recipe) == "dense" else 0
+    found = {"dense": dense} if {"dense", "given"} & set(results) else {}
+    if "control" in results:
+        found["control"] = before + spent("control")
+    return found | {"final": before + spent("prune", "tune")}
+
+
+def _rounds(results: Mapping[str, Result]) -> list[dict[str, Any]]:
+    """Return a row per round; control: the accuracy of the dense network after as many trainings, if it was trained."""
+    rows = []
+    for row in results["pack"]["rounds"]:
+        control = results.get(named("control", row["round"]), {}).get("accuracy", {})
+        validation = results[named("tune", row["round"])]["validation"]
+        rows.append(
+            row | {"validation": validation, "shipped": row["round"] == results["pack"]["round"]} | control
+        )
+    return rows
 
 
 def _bytes(sizes: Mapping[str, Any]) -> dict[str, Any]:

@@ -70,12 +70,15 @@ def fit(
     *,
     seed: int,
     stage: str,
+    first: int = 0,
     attach: Attach | None = None,
     checkpoint: Path | None = None,
     on_epoch: Callable[[Epoch, nn.Module], None] | None = None,
 ) -> tuple[tuple[Epoch, ...], Handle | None]:
     """Train the model in place and return its epochs and the handle that was attached.
 
+    first: the epoch of the settings to begin with: rates, data order and augmentation are those of a training that
+    is that far, the optimiser's state is fresh, and the epochs of this training are counted from 0.
     checkpoint: gone on from when it is there, written whole after every epoch; the caller deletes it.
     on_epoch is called after every epoch trained in this call. The model ends on the CPU in eval mode.
     Raises InputError for unknown settings, a loss that is not finite, or a checkpoint of another training.
@@ -83,25 +86,24 @@ def fit(
     device = pick_device(settings.device)
     model.to(device)
     per_epoch = steps_per_epoch(len(data.train), settings.batch)
+    count = settings.epochs - first
     optimizer = make_optimizer(model, settings)
-    handle = attach(model, optimizer, settings.epochs * per_epoch, per_epoch) if attach else None
+    handle = attach(model, optimizer, count * per_epoch, per_epoch) if attach else None
     restart = handle.settle_from if isinstance(handle, TwoLevel) else 0
-    key = hashlib.sha256(repr((stage, seed, asdict(settings))).encode()).hexdigest()
+    key = hashlib.sha256(repr((stage, seed, first, asdict(settings))).encode()).hexdigest()
     epochs = _resume(checkpoint, key, model, optimizer, handle)
     with handle if handle is not None else nullcontext():
-        for number in range(len(epochs), settings.epochs):
-            loss = _epoch(model, data.train, optimizer, settings, seed=seed, number=number, restart=restart)
+        for number in range(len(epochs), count):
+            loss = _epoch(model, data.train, optimizer, settings, seed, first + number, restart)
             if not math.isfinite(loss):
-                raise InputError(
-                    f"{stage}: the loss is not finite in epoch {number + 1}; lower lr {settings.lr:g}"
-                )
-            accuracy = evaluate(model, data.test, device)
-            epoch = Epoch(stage, number, loss, accuracy, handle.density if handle else 1.0)
-            epochs = (*epochs, epoch)
+                what = f"{stage}: the loss is not finite in epoch {number + 1}"
+                raise InputError(f"{what}; lower lr {settings.lr:g}")
+            density = handle.density if handle else 1.0
+            epochs = (*epochs, Epoch(stage, number, loss, evaluate(model, data.test, device), density))
             if on_epoch is not None:
-                on_epoch(epoch, model)
+                on_epoch(epochs[-1], model)
             # After on_epoch: whatever it writes must be there before a checkpoint says that the epoch is over.
-            if checkpoint is not None and number + 1 < settings.epochs:
+            if checkpoint is not None and number + 1 < count:
                 _save(checkpoint, key, model, optimizer, handle, epochs)
     model.to("cpu").eval()
     return epochs, handle
@@ -112,7 +114,6 @@ def _epoch(
     images: Images,
     optimizer: Optimizer,
     settings: Train,
-    *,
     seed: int,
     number: int,
     restart: int,

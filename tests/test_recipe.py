@@ -74,9 +74,11 @@ def test_the_names_of_the_settings_are_these():
     assert list(table["model"]) == ["name", "weights"]
     assert list(table["data"]) == ["name", "validation", "mean", "std"]
     assert list(table["train"]) == train
-    assert list(table["dense"]) == ["enabled", *train]
-    assert list(table["prune"]) == ["method", "density", "scope", "exclude", "weights", "end", *train]
-    assert list(table["tune"]) == ["enabled", "start", "tied", "mask", "rewind_to", *train]
+    assert list(table["dense"]) == ["enabled", "control", *train]
+    prune = ["method", "density", "scope", "exclude", "weights", "end", "rounds", "per_round", "max_drop"]
+    assert list(table["prune"]) == [*prune, *train]
+    tune = ["enabled", "start", "tied", "mask", "rewind_to", "replay_from"]
+    assert list(table["tune"]) == [*tune, *train]
     assert list(table["pack"]) == ["format", "values"]
     assert list(table["export"]) == ["enabled", "encoding"]
     assert list(table["verify"]) == ["enabled", "samples", "runtimes"]
@@ -86,6 +88,69 @@ def test_a_stage_takes_train_keys_and_overrides_them_for_itself_alone():
     recipe = parse({"train": {"lr": 0.2, "epochs": 7}, "tune": {"lr": 0.01}})
     assert (recipe.dense.train.lr, recipe.prune.train.lr, recipe.tune.train.lr) == (0.2, 0.2, 0.01)
     assert {stage.train.epochs for stage in (recipe.dense, recipe.prune, recipe.tune)} == {7}
+
+
+def test_a_replaying_tune_takes_the_settings_of_dense():
+    recipe = parse(
+        {"train": {"lr": 0.2}, "dense": {"lr": 0.1, "epochs": 9}, "tune": {"replay_from": 0.2, "lr": 0.1}}
+    )
+    assert recipe.tune.train == recipe.dense.train
+    assert recipes.parse(tomllib.loads(recipes.dumps(recipe)), "copy", Path("/")) == recipe
+    assert "lr" not in tomllib.loads(recipes.dumps(recipe))["tune"]
+    swept = [one for _, one in recipes.sweep(recipe, ["dense.lr=0.3,0.4"])]
+    assert [one.tune.train.lr for one in swept] == [0.3, 0.4]
+
+
+def test_what_is_absent_stays_absent_in_the_resolved_copy():
+    table = tomllib.loads(recipes.dumps(parse({})))
+    assert not {"replay_from", "rewind_to"} & set(table["tune"])
+    assert not {"per_round", "max_drop"} & set(table["prune"])
+    assert parse({"tune": {"rewind_to": 0}}).tune.rewind_to == 0.0
+    assert recipes.load("digits", ["prune.per_round=0.2", "tune.tied=false"]).prune.per_round == 0.2
+
+
+REPLAY = {"replay_from": 0.5}
+CHECKED = {"data": {"name": "digits", "validation": 0.1}}
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ({"tune": REPLAY}, r"replay_from = 0.5 wants a \[dense\] section"),
+        ({"tune": {"replay_from": 1}}, r"replay_from = 1.0 is out of range; it must be from 0 to below 1"),
+        ({"tune": {"replay_from": 0.99}, "dense": {}}, r"of 20 epochs leaves none to train"),
+        ({"tune": REPLAY | {"lr": 0.1}, "dense": {}}, r"lr = 0.05; leave \[tune\] lr = 0.1 out"),
+        ({"tune": REPLAY | {"epochs": 5}, "dense": {}}, r"leave \[tune\] epochs = 5 out"),
+        ({"tune": REPLAY | {"lr": 0.05}, "dense": {"lr": 0.1}}, r"leave \[tune\] lr = 0.05 out"),
+        (
+            {"tune": REPLAY | {"start": "rewind", "rewind_to": 0.1}, "dense": {}},
+            r"rewind_to = 0.1 differ; .*leave rewind_to out",
+        ),
+        ({"tune": REPLAY | {"start": "init"}, "dense": {}}, r"wants replay_from = 0"),
+        ({"tune": REPLAY | {"tied": True}, "dense": {}}, r"cannot be with tied = true"),
+        ({"prune": {"rounds": 3, "per_round": 0.2}}, r"rounds = 3 and per_round = 0.2 .*give one of them"),
+        ({"prune": {"rounds": 0}}, r"rounds = 0 is out of range; it must be 1 or more"),
+        ({"prune": {"per_round": 1}}, r"per_round = 1.0 is out of range"),
+        ({"prune": {"rounds": 1001}}, r"1001 rounds are more than 1000"),
+        ({"prune": {"per_round": 0.001}}, r"2995 rounds are more than 1000; raise per_round"),
+        ({"prune": {"rounds": 2}, "tune": {"enabled": False}}, r"without it they are one round"),
+        ({"prune": {"rounds": 2}, "tune": {"tied": True}}, r"two levels per layer leave no order"),
+        ({"prune": {"rounds": 2}, "tune": {"start": "levels"}}, r'not "levels"'),
+        ({"prune": {"max_drop": 0.01}, "dense": {}}, r"give \[data\] validation"),
+        (CHECKED | {"prune": {"max_drop": 0.01}}, r"wants a dense network to hold against"),
+        (
+            CHECKED | {"prune": {"max_drop": 0.01}, "dense": {}, "tune": {"enabled": False}},
+            r"judges tuned networks",
+        ),
+        ({"dense": {"control": True, "enabled": False}}, r"control = true wants \[dense\] enabled = true"),
+        ({"dense": {"control": True}, "tune": {"enabled": False}}, r"trains as long as \[tune\] does"),
+    ],
+)
+def test_a_retraining_that_cannot_be_is_told_in_one_sentence(extra, message):
+    with pytest.raises(InputError, match=message) as caught:
+        parse(extra)
+    assert str(caught.value).startswith("job.toml: [")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_dense_section_turns_the_dense_stage_on_unless_it_says_otherwise():

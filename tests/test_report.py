@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import pytest
 from rich.console import Console
 
-from compressor import figures, report
+from compressor import accuracy, figures, report
 from compressor.curve import curve
 
 ROW = {
@@ -141,11 +141,11 @@ def test_the_first_screen_answers_the_three_questions():
 
 
 def test_accuracies_carry_the_standard_error_of_a_binomial_share():
-    rows = {row.key: row for row in figures.accuracies(example())}
+    rows = {row.key: row for row in accuracy.accuracies(example())}
     assert rows["dense"].error == pytest.approx(math.sqrt(0.98 * 0.02 / 359))
     assert rows["final"].text == "97.00 ± 0.90 %"
-    assert figures.accuracies(example(accuracy_samples=None))[0].text == "98.00 %"
-    assert figures.samples(example(accuracy_samples=None, data={"test_samples": 10})) == 10
+    assert accuracy.accuracies(example(accuracy_samples=None))[0].text == "98.00 %"
+    assert accuracy.samples(example(accuracy_samples=None, data={"test_samples": 10})) == 10
 
 
 @pytest.mark.parametrize(
@@ -164,9 +164,86 @@ def test_only_a_tied_network_is_called_two_level(tune, name):
     assert name in shown(report.summary(made))
 
 
+ROUNDS = [
+    {"round": n, "density": 0.5**n, "kept": 25100 // n, "accuracy": 0.98 - 0.01 * n, "validation": 0.97,
+     "packed": 90_000 // n, "shipped": n == 2, "control": None if n == 3 else 0.985}
+    for n in (1, 2, 3)
+]  # fmt: skip
+
+
+def test_the_rounds_are_one_table_in_which_the_one_that_ships_is_marked():
+    made = example(rounds=ROUNDS)
+    page, text = report.render_html(made), shown(report.summary(made))
+    for part in ("12.5 %", "95.00 %", "30.0 kB", "98.50 %", "ships", "over max_drop"):
+        assert part in page
+        assert part in text
+    assert page.count('<tr class="ships">') == 1
+    for row in accuracy.rounds(made):
+        assert list(row) == ["round", "density", "accuracy", "packed", "control", "validation", ""]
+    assert "Rounds of" not in report.render_html(example())
+
+
+def test_a_column_that_no_round_has_is_left_out():
+    bare = [row | {"control": None, "validation": None} for row in ROUNDS]
+    assert list(accuracy.rounds(example(rounds=bare))[0]) == ["round", "density", "accuracy", "packed", ""]
+    assert "Control:" not in report.render_html(example(rounds=bare))
+
+
+def test_the_control_stands_right_beside_the_dense_network_with_its_epochs():
+    found = {"dense": 0.98, "control": 0.985, "pruned": 0.5, "final": 0.99}
+    made = example(accuracy=found, accuracy_epochs={"dense": 12, "control": 32, "final": 32})
+    assert [(row.key, row.epochs) for row in accuracy.accuracies(made)] == [
+        ("dense", 12),
+        ("control", 32),
+        ("pruned", None),
+        ("final", 32),
+    ]
+    page, text = report.render_html(made), shown(report.summary(made))
+    assert page.index("98.00 ±") < page.index("98.50 ±") < page.index("50.00 ±")
+    assert "32 epochs" in page
+    assert re.search(r"control: dense, trained as long\s+98.50 ± 0.64 %\s+32", text)
+    assert "control" in shown(report.sweep_table([made, example()])).splitlines()[0]
+    assert "control" not in shown(report.sweep_table([example()])).splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("found", "epochs", "warned"),
+    [
+        ({"dense": 0.98, "final": 0.99}, {"dense": 12, "final": 32}, True),
+        ({"given": 0.98, "dense": 0.98, "final": 0.99}, {"dense": 0, "final": 10}, True),
+        ({"dense": 0.98, "final": 0.98}, {"dense": 12, "final": 32}, False),  # no gain to explain
+        ({"dense": 0.98, "final": 0.99}, {"dense": 32, "final": 32}, False),  # trained as long
+        ({"dense": 0.98, "control": 0.97, "final": 0.99}, {"dense": 12, "final": 32}, False),
+        ({"final": 0.99}, {"final": 32}, False),
+    ],
+)
+def test_no_report_lets_sparse_beat_a_dense_network_that_was_trained_less(found, epochs, warned):
+    made = example(accuracy=found, accuracy_epochs=epochs)
+    for text in (report.render_html(made), " ".join(shown(report.summary(made)).split())):
+        assert ("This does not say that sparse beats dense" in text) == warned
+
+
+def test_many_stages_leave_the_names_to_the_wide_ones():
+    rows = [
+        {"stage": "tune" if n == 1 else f"tune-{n}", "epoch": e, "loss": 1.0, "accuracy": 0.9, "density": 0.5}
+        for n in range(1, 41)
+        for e in range(2)
+    ]
+    page = report.render_html(example(epochs=rows))
+    assert "tune-2" not in page
+    checker = Checker()
+    checker.feed(page)
+    assert checker.open == []
+
+
+def test_what_a_recipe_leaves_out_is_not_shown_as_null():
+    made = example(recipe=example()["recipe"] | {"tune": {"start": "trained", "replay_from": None}})
+    assert "replay_from" not in report.render_html(made)
+
+
 def test_the_network_as_given_is_not_listed_twice():
     made = example(accuracy={"given": 0.915, "dense": 0.915, "pruned": 0.6, "final": 0.9})
-    assert [row.key for row in figures.accuracies(made)] == ["given", "pruned", "final"]
+    assert [row.key for row in accuracy.accuracies(made)] == ["given", "pruned", "final"]
 
 
 def test_a_failed_verification_says_what_failed_on_the_first_screen():

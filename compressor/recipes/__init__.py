@@ -65,9 +65,13 @@ def parse(table: Table, where: str, folder: Path) -> Recipe:
     parts = {name: given(kind, tables[name], f"{where}: [{name}]") for name, kind in sections().items()}
     if "dense" in table:
         parts["dense"].setdefault("enabled", True)
+    if "tune" not in table and parts["prune"].get("method") == "edge-popup":
+        parts["tune"]["enabled"] = False  # its network is finished
     train = Train(**parts["train"])
     for name in STAGES:
-        parts[name]["train"] = replace(train, **given(Train, tables[name], f"{where}: [{name}]"))
+        replays = name == "tune" and parts[name].get("replay_from") is not None
+        base = parts["dense"]["train"] if replays else train
+        parts[name]["train"] = replace(base, **given(Train, tables[name], f"{where}: [{name}]"))
     built = {name: kind(**parts[name]) for name, kind in sections().items()}
     recipe = _anchored(Recipe(**built, **given(Recipe, table, f"{where}:")), folder)
     limits.check(recipe, where)
@@ -83,13 +87,21 @@ def table_of(recipe: Recipe) -> Table:
 
 
 def dumps(recipe: Recipe) -> str:
-    """Return the recipe as TOML: every default written out, a stage's training keys where they differ."""
+    """Return the recipe as TOML: every default written out, a stage's training keys where they differ.
+
+    What is absent stays absent: TOML has no word for nothing.
+    """
     import tomlkit
 
-    table = table_of(recipe)
+    table, whole = table_of(recipe), table_of(recipe)
     for name in STAGES:
         own = keys(type(getattr(recipe, name)))
-        table[name] = {k: v for k, v in table[name].items() if k in own or v != table["train"][k]}
+        known = ["train", "dense"] if name == "tune" and recipe.tune.replay_from is not None else ["train"]
+        table[name] = {
+            k: v
+            for k, v in whole[name].items()
+            if v is not None and (k in own or all(v != whole[base][k] for base in known))
+        }
     document = tomlkit.document()
     document.add(tomlkit.comment("resolved by compressor: every setting of this run, defaults written out"))
     for key, value in sorted(table.items(), key=lambda item: isinstance(item[1], dict)):

@@ -4,13 +4,13 @@ from collections.abc import Callable
 from dataclasses import fields
 
 from compressor.errors import InputError, unknown
-from compressor.recipe import DataSet, Pack, Prune, Recipe, Train, Tune, Verify
+from compressor.recipe import DataSet, Dense, Pack, Prune, Recipe, Train, Tune, Verify, epoch_at, rounds_of
 
 CHOICES = {
     "optimizer": ("sgd", "adam", "adamw"),
     "schedule": ("cosine", "constant", "multistep"),
     "augment": ("auto", "none", "crop", "flip", "crop+flip"),
-    "scope": ("global", "layer", "erk"),
+    "scope": ("auto", "global", "layer", "erk"),
     "prune.weights": ("auto", "given", "start", "dense"),
     "start": ("trained", "init", "rewind", "levels"),
     "tune.mask": ("move", "fixed"),
@@ -25,6 +25,8 @@ _FROM_0: Limit = (lambda x: x >= 0, "0 or more")
 _FROM_1: Limit = (lambda x: x >= 1, "1 or more")
 _SHARE: Limit = (lambda x: 0 < x <= 1, "above 0 and at most 1")
 _BELOW_1: Limit = (lambda x: 0 <= x < 1, "from 0 to below 1")
+_FROM_0_TO_1: Limit = (lambda x: 0 <= x <= 1, "from 0 to 1")
+_MOST_ROUNDS = 1000  # a training each; above it somebody has mistyped
 LIMITS: dict[str, Limit] = {
     "seed": (lambda x: 0 <= x < 2**63, "from 0 to 2^63 - 1"),
     "lr": _POSITIVE,
@@ -40,7 +42,11 @@ LIMITS: dict[str, Limit] = {
     "validation": _BELOW_1,
     "density": _SHARE,
     "end": _SHARE,
-    "rewind_to": (lambda x: 0 <= x <= 1, "from 0 to 1"),
+    "rounds": _FROM_1,
+    "per_round": (lambda x: 0.001 <= x < 1, "from 0.001 to below 1"),
+    "max_drop": _FROM_0_TO_1,
+    "rewind_to": _FROM_0_TO_1,
+    "replay_from": _BELOW_1,
 }
 
 
@@ -57,6 +63,7 @@ def check(recipe: Recipe, where: str) -> None:
             _values(part.train, section.name, where)
             _train(part.train, f"{where}: [{section.name}]")
     _data(recipe.data, where)
+    _dense(recipe.dense, recipe, where)
     _prune(recipe.prune, recipe, where)
     _tune(recipe.tune, recipe, where)
     _pack(recipe.pack, recipe, where)
@@ -98,11 +105,53 @@ def _data(data: DataSet, where: str) -> None:
         raise InputError(f"{where}: [data] std = {list(data.std)} must be above 0")
 
 
+def _dense(dense: Dense, recipe: Recipe, where: str) -> None:
+    if dense.control and not recipe.tune.enabled:
+        raise InputError(f"{where}: [dense] control = true trains as long as [tune] does; enable [tune]")
+    if dense.control and not dense.enabled and not recipe.model.weights:
+        raise InputError(f"{where}: [dense] control = true wants [dense] enabled = true")
+
+
 def _prune(prune: Prune, recipe: Recipe, where: str) -> None:
     if prune.weights == "given" and not recipe.model.weights:
         raise InputError(f'{where}: [prune] weights = "given" wants [model] weights = "FILE"')
     if prune.weights == "dense" and not recipe.dense.enabled:
         raise InputError(f'{where}: [prune] weights = "dense" wants a [dense] section')
+    if prune.per_round is not None and prune.rounds != 1:
+        raise InputError(
+            f"{where}: [prune] rounds = {prune.rounds} and per_round = {prune.per_round} say two things; "
+            "give one of them"
+        )
+    if prune.max_drop is not None:
+        _max_drop(recipe, where)
+    if rounds_of(prune) > 1:
+        _rounds(rounds_of(prune), recipe.tune, where)
+
+
+def _max_drop(recipe: Recipe, where: str) -> None:
+    if recipe.data.validation == 0:
+        raise InputError(
+            f"{where}: [prune] max_drop is held against validation images; give [data] validation = 0.1"
+        )
+    if not recipe.dense.enabled and not recipe.model.weights:
+        raise InputError(
+            f"{where}: [prune] max_drop wants a dense network to hold against: a [dense] section"
+        )
+    if not recipe.tune.enabled:
+        raise InputError(f"{where}: [prune] max_drop judges tuned networks; it wants [tune] enabled = true")
+
+
+def _rounds(count: int, tune: Tune, where: str) -> None:
+    """Refuse what cannot be done again and again."""
+    what = f"{where}: [prune] {count} rounds"
+    if count > _MOST_ROUNDS:
+        raise InputError(f"{what} are more than {_MOST_ROUNDS}; raise per_round, or lower rounds")
+    if not tune.enabled:
+        raise InputError(f"{what} want [tune] enabled = true; without it they are one round")
+    if tune.tied:
+        raise InputError(f"{what} rank the weights that tuning leaves; two levels per layer leave no order")
+    if tune.start == "levels":
+        raise InputError(f'{what} want [tune] start = "trained", "rewind" or "init", not "levels"')
 
 
 def _tune(tune: Tune, recipe: Recipe, where: str) -> None:
@@ -110,10 +159,36 @@ def _tune(tune: Tune, recipe: Recipe, where: str) -> None:
         raise InputError(f"{where}: [tune] tied = true wants [tune] enabled = true")
     if tune.enabled and tune.start == "rewind" and not recipe.dense.enabled:
         raise InputError(f'{where}: [tune] start = "rewind" wants a [dense] section to rewind to')
+    if tune.enabled and tune.replay_from is not None:
+        _replay(tune, tune.replay_from, recipe.dense, where)
+
+
+def _replay(tune: Tune, share: float, dense: Dense, where: str) -> None:
+    """Refuse a replay of something else than the dense training, or from elsewhere than the weights come from."""
+    what = f"{where}: [tune] replay_from = {share}"
+    if not dense.enabled:
+        raise InputError(f"{what} wants a [dense] section whose training it replays")
+    for item in fields(Train):
+        own, played = getattr(tune.train, item.name), getattr(dense.train, item.name)
+        if own != played:
+            raise InputError(
+                f"{what} trains as [dense] does, {item.name} = {played}; leave [tune] {item.name} = {own} out"
+            )
+    if epoch_at(share, dense.train.epochs) >= dense.train.epochs:
+        raise InputError(f"{what} of {dense.train.epochs} epochs leaves none to train")
+    if tune.tied:
+        raise InputError(f"{what} cannot be with tied = true, whose levels settle by a schedule of their own")
+    if tune.start == "rewind" and tune.rewind_to not in (None, share):
+        raise InputError(
+            f"{what} and rewind_to = {tune.rewind_to} differ; weights and schedule rewind together: leave "
+            "rewind_to out"
+        )
+    if tune.start == "init" and epoch_at(share, dense.train.epochs) > 0:
+        raise InputError(f'{what}: start = "init" is the start of the training; it wants replay_from = 0')
 
 
 def _pack(pack: Pack, recipe: Recipe, where: str) -> None:
-    if pack.format == "asni2" and not recipe.tune.tied:
+    if pack.format == "asni2" and not recipe.tune.tied and recipe.prune.method != "edge-popup":
         raise InputError(f'{where}: [pack] format = "asni2" wants [tune] tied = true, two levels per layer')
 
 

@@ -71,7 +71,9 @@ def typed(value: Any, hint: Any, name: str) -> Any:
             raise InputError(f"{name} = {_shown(value)} must be a list, [...]")
         return tuple(typed(item, get_args(hint)[0], name) for item in value)
     if get_origin(hint) in (Union, types.UnionType):
-        allowed = get_args(hint)
+        allowed = [kind for kind in get_args(hint) if kind is not type(None)]
+        if len(allowed) == 1:  # TOML has no word for nothing: an absent key stays None
+            return typed(value, allowed[0], name)
         if type(value) not in allowed:
             raise InputError(
                 f"{name} = {_shown(value)} must be {' or '.join(_KINDS[kind] for kind in allowed)}"

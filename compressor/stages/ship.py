@@ -1,6 +1,9 @@
 """The stages that ship: the packed file, the ONNX files made from it, and the proof."""
 
+import tempfile
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -8,33 +11,60 @@ import exporters
 from compressor import packed
 from compressor.data import Loader
 from compressor.environment import versions
+from compressor.packed import Sizes
+from compressor.recipe import rounds_of
 from compressor.records import Result, Step
-from compressor.runs import MODEL, ONNX, PRUNED, TUNED, Run
+from compressor.runs import MODEL, ONNX, Run
+from compressor.stages.rounds import accepted, weights_file
+from compressor.weights import Mask
 
 
-def _last_weights(run: Run) -> str:
-    return TUNED if run.recipe.tune.enabled else PRUNED
+def _weights(run: Run, number: int) -> str:
+    return weights_file("tune" if run.recipe.tune.enabled else "prune", number)
+
+
+def _done(run: Run) -> range:
+    """Return the rounds that were done: those that were accepted, and the one that broke the budget."""
+    return range(1, min(accepted(run) + 1, rounds_of(run.recipe.prune)) + 1)
 
 
 def pack_step(run: Run) -> Step:
     """Return what `pack` depends on and writes."""
-    settings = run.settings() | {"pack": asdict(run.recipe.pack)}
-    return Step("pack", settings, run.inputs() | run.digests(_last_weights(run)), (MODEL,))
+    settings = run.settings() | {"pack": asdict(run.recipe.pack), "round": accepted(run)}
+    inputs = run.inputs() | run.digests(*(_weights(run, number) for number in _done(run)))
+    return Step("pack", settings, inputs, (MODEL,))
 
 
 def pack(run: Run) -> Result:
-    """Write the packed file, read it back, and measure what was read."""
-    model, mask = run.stored(_last_weights(run))
-    pack = run.recipe.pack
-    sizes = packed.pack(model, run.folder / MODEL, mask=mask, format=pack.format, values=pack.values or None)
-    shipped, mask = run.stored(MODEL)
+    """Write the packed file of the round that ships, read it back, and measure what was read."""
+    number = accepted(run)
+    sizes, model, mask = _pack(run, number, run.folder / MODEL)
     return {
+        "round": number,
+        "rounds": [_row(run, each) for each in _done(run)] if rounds_of(run.recipe.prune) > 1 else [],
         "sizes": asdict(sizes),
         "kept": mask.kept,
         "total": mask.total,
-        "parameters": sum(parameter.numel() for parameter in shipped.parameters()),
-        "accuracy": {"final": run.accuracy(shipped)},
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "accuracy": {"final": run.accuracy(model)},
     }
+
+
+def _pack(run: Run, number: int, path: Path) -> tuple[Sizes, torch.nn.Module, Mask]:
+    """Pack the network of a round; return its sizes, and network and mask as they are in the file."""
+    model, mask = run.stored(_weights(run, number))
+    pack = run.recipe.pack
+    sizes = packed.pack(model, path, mask=mask, format=pack.format, values=pack.values or None)
+    packed.load(model, path)
+    return sizes, model, Mask(packed.unpack_mask(path))
+
+
+def _row(run: Run, number: int) -> dict[str, Any]:
+    """Return what a round would have shipped: density, test accuracy and bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        sizes, model, mask = _pack(run, number, Path(folder) / MODEL)
+    found = {"density": mask.density, "kept": mask.kept, "accuracy": run.accuracy(model)}
+    return {"round": number, **found, "packed": sizes.file}
 
 
 def export_step(run: Run) -> Step:
