@@ -70,6 +70,15 @@ def density(report: Report) -> str:
     return text
 
 
+def cut_off(report: Report) -> str:
+    """Return what the mask cut off without cutting the network: outputs, units, whole layers."""
+    found = report.get("cut_off") or {}
+    if not found:
+        return ""
+    text = f"cut off: {found['dead_outputs']:,} outputs, {found['isolated_units']:,} units of pruned layers"
+    return text + (f"; no path passes {', '.join(found['silent'])}" if found["silent"] else "")
+
+
 def smaller(report: Report) -> Answer:
     """Answer: is it smaller?"""
     found, question = report.get("bytes") or {}, "Is it smaller?"

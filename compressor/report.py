@@ -40,6 +40,7 @@ def render_html(report: Report) -> str:
         title=figures.title(found),
         method=((found.get("recipe") or {}).get("prune") or {}).get("method"),
         density=figures.density(found),
+        cut_off=figures.cut_off(found),
         answers=(figures.smaller(found), figures.same(found), figures.faster(found)),
         accuracies=accuracy.accuracies(found),
         samples=accuracy.samples(found),
@@ -61,6 +62,8 @@ def render_html(report: Report) -> str:
 def summary(report: Report) -> RenderableType:
     """Return what the terminal shows at the end of a run: accuracies, bytes, verification, milliseconds."""
     parts: list[RenderableType] = [Text(f"{figures.title(report)} · {figures.density(report)}")]
+    if figures.cut_off(report):
+        parts.append(Text(figures.cut_off(report)))
     accuracies = _table("accuracy", "top-1", "epochs")
     for row in accuracy.accuracies(report):
         accuracies.add_row(row.label, row.text, "" if row.epochs is None else str(row.epochs))

@@ -33,6 +33,7 @@ def summary(
             "total": pack["total"],
             "all_parameters": pack["parameters"],
         },
+        "cut_off": pack["cut_off"],
         "accuracy": {key: found[key] for key in _ACCURACIES if key in found},
         "accuracy_samples": samples,
         "accuracy_epochs": _trained(recipe, results),

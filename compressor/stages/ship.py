@@ -11,6 +11,7 @@ import exporters
 from compressor import packed
 from compressor.data import Loader
 from compressor.environment import versions
+from compressor.flow import survey
 from compressor.packed import Sizes
 from compressor.recipe import rounds_of
 from compressor.records import Result, Step
@@ -43,6 +44,7 @@ def pack(run: Run) -> Result:
         "round": number,
         "rounds": [_row(run, each) for each in _done(run)] if rounds_of(run.recipe.prune) > 1 else [],
         "sizes": asdict(sizes),
+        "cut_off": asdict(survey(model, mask, run.batch(2))) if mask else {},
         "kept": mask.kept,
         "total": mask.total,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
