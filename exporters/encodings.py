@@ -9,13 +9,13 @@ from onnx import TensorProto, helper
 
 from exporters.chains import Array, Chain, Weight
 from exporters.nodes import build
-from exporters.positions import Index, cheapest, encode
+from exporters.positions import Code, cheapest
 
 # Above, one chain costs load time and memory (25 M weights: 2 s and 830 MB, instead of 0.4 s and 370 MB).
 ONE_CHAIN: Final = 2**20
-# Densities above which a bitmask is smaller than a gap or Elias-Fano code (4 bits per weight and more).
+# Densities above which a bitmask is smaller than a gap code (4 bits per weight and more).
 BITMASK_ABOVE: Final = 0.25
-CHAIN_BYTES: Final = 1100  # nodes and constants of one more chain, measured on lenet-300-100
+CHAIN_BYTES: Final = 500  # nodes and constants of one more chain, measured: 340 to 680
 COMPACT_TYPES: Final = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 
 
@@ -32,9 +32,10 @@ def chains(weights: Sequence[Weight]) -> list[Chain]:
     made: list[Chain] = []
     for group in _groups([_plain(one, weights) for one in weights]):
         for part in _split(group):
-            code, width, _ = _cheapest(part)
-            positions, total = _positions(part)
-            chain = build(f"/{len(made)}/", part, encode(code, width, positions, total))
+            found = _cheapest(part)
+            if found is None:
+                continue
+            chain = build(f"/{len(made)}/", part, found[1])
             if chain.size < sum(one.bits.nbytes for one in part):
                 made.append(chain)
     return made
@@ -54,8 +55,8 @@ def _groups(weights: Sequence[Weight]) -> list[list[Weight]]:
     for one in weights:
         if one.dtype not in COMPACT_TYPES or not one.shape:
             continue
-        code, _, bits = _cheapest([one])
-        if not code or bits >= 8 * one.bits.nbytes:
+        found = _cheapest([one])
+        if found is None or found[0] >= 8 * one.bits.nbytes:
             continue
         kind = (one.dtype, one.levels is not None)
         for other, group in groups:
@@ -73,23 +74,17 @@ def _split(group: list[Weight]) -> list[list[Weight]]:
     sparse = [one for one in group if one.mask.mean() <= BITMASK_ABOVE]
     if not dense or not sparse:
         return [group]
-    apart = _cheapest(sparse)[2] + _cheapest(dense)[2] + 8 * CHAIN_BYTES
-    return [sparse, dense] if apart < _cheapest(group)[2] else [group]
+    one, other, both = _cheapest(sparse), _cheapest(dense), _cheapest(group)
+    if one and other and both and one[0] + other[0] + 8 * CHAIN_BYTES >= both[0]:
+        return [group]
+    return [sparse, dense]
 
 
-def _positions(group: list[Weight]) -> tuple[Index, int]:
-    """Return the positions of the kept weights of all tensors, one behind the other, and the total."""
+def _cheapest(group: list[Weight]) -> tuple[int, Code] | None:
+    """Return (bits, code) for all tensors of a group, one behind the other."""
     mask = np.concatenate([one.mask for one in group])
-    return np.flatnonzero(mask), mask.size
-
-
-def _cheapest(group: list[Weight]) -> tuple[str, int, int]:
-    positions, total = _positions(group)
-    return cheapest(positions, total, _value_bits(group[0]))
-
-
-def _value_bits(one: Weight) -> int:
-    return 8 * one.bits.itemsize if one.levels is None else 1
+    bits = 8 * group[0].bits.itemsize
+    return cheapest(np.flatnonzero(mask), mask.size, bits, group[0].levels is not None)
 
 
 def _levels(kept: Array, dtype: int) -> Array | None:

@@ -1,182 +1,207 @@
 """Decode chains: the standard ONNX operators that rebuild sparse tensors when a session is made.
 
-payload bits -> positions; values as they are, or sign bits -> Gather from [0, low, high]; both -> a flat row
-of all weights -> Split -> Reshape -> the tensor under its state-dict key. Nothing is computed on floats, so
-every bit survives, -0.0 included. Operators of opset 13 with static shapes only: onnxruntime folds the whole
-chain, and run time is that of the dense file.
+words -> digits -> symbols -> positions; values as they are, or levels -> Gather from [0, low, high]; both -> a
+flat row of weights -> Reshape -> the tensor under its state-dict key. Nothing is computed on floats, so every
+bit survives, -0.0 included. Operators of opset 13 with static shapes only: onnxruntime folds the whole chain,
+and run time is that of the dense file.
+
+Load time is what onnxruntime takes for fresh memory (it frees no intermediate before the whole chain is folded)
+and 15 us per node: large tensors have a row of their own, which needs no Split, and all steps before are small.
 
 Never used, because some runtime does not fold it, refuses it or computes it wrongly: NonZero, Loop, Scan,
 BitShift, BitwiseAnd, sparse initialisers, local functions, data-dependent shapes.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 from onnx import TensorProto
 
 from exporters.chains import Array, Chain, Weight
-from exporters.positions import Positions
+from exporters.positions import BITS, Code, Digits, Index, Words, gaps, packed, padding, words
+
+ROW: Final = 2**17  # weights: below, tensors share a row, which costs a copy instead of 170 bytes
 
 
-def build(prefix: str, weights: Sequence[Weight], encoded: Positions) -> Chain:
-    """Return the chain for `weights`, whose masks, one behind the other, are `encoded`."""
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """Tensors that are rebuilt one behind the other. ends: of each tensor's symbols; slots: see `gaps`."""
+
+    weights: list[Weight]
+    symbols: Index
+    slots: Index
+    ends: Index
+
+
+def build(prefix: str, weights: Sequence[Weight], code: Code) -> Chain:
+    """Return the chain for `weights`, of one type, with two levels each where the code has them."""
     chain = Chain(prefix, tuple(weight.name for weight in weights))
-    total = sum(weight.bits.size for weight in weights)
-    # without a kept weight there is no level either; the row of zeros is then as small
-    signs = _signs(weights, encoded) if weights[0].levels is not None and encoded.slots.size else None
-    index = _INDEX[encoded.code](chain, encoded, signs)
-    values = _floats(chain, weights, encoded) if signs is None else _levels(chain, weights, encoded)
-    if encoded.code == "bitmask":
-        table = chain.op("Squeeze", [values, "/axis"], "table")
-        row = chain.op("Gather", [table, index], "row")
+    if code.streams:
+        _gap(chain, [_encode(row, code) for row in _rows(weights)], code)
     else:
-        blank = _blank(chain, weights[0], total + encoded.tail)
-        row = chain.op("ScatterElements", [blank, index, values], "row", axis=1)
-    _share_out(chain, row, encoded.tail, weights)
+        _bitmask(chain, weights, code)
     return chain
 
 
-def _signs(weights: Sequence[Weight], encoded: Positions) -> npt.NDArray[np.bool_]:
-    """Return the plane (1, slots) that says which kept weights have the high level."""
-    high = [weight.bits[weight.mask] == weight.levels[1] for weight in weights if weight.levels is not None]
-    plane = np.zeros((1, encoded.planes.shape[1]), np.bool_)
-    plane[0, encoded.slots] = np.concatenate(high)
-    return plane
-
-
-def _unpack(chain: Chain, name: str, planes: npt.NDArray[np.bool_], output: str) -> str:
-    """Return an int32 value (planes, slots) of zeros and ones: each byte looked up in the table of all bytes.
-
-    Looked up because Div and Mod on every bit take onnxruntime ten times as long; one table serves the file.
-    """
-    stored = chain.constant(name, np.packbits(planes, axis=1, bitorder="little"))
-    index = chain.op("Cast", [stored], name + "1", to=TensorProto.INT32)
-    chain.use_table()
-    looked_up = chain.op("Gather", ["/bytes", index], name + "2")
-    return chain.op("Reshape", [looked_up, "/rows"], output)
-
-
-def _symbols(chain: Chain, encoded: Positions, signs: npt.NDArray[np.bool_] | None) -> str:
-    """Return the symbols, int32 (1, slots), the signs split off as "sign"."""
-    weights = chain.constant("weights", (1 << np.arange(encoded.width, dtype=np.int32))[:, None])
-    if signs is None:
-        bits = _unpack(chain, "code", encoded.planes, "bits")
-    else:
-        bits = _unpack(chain, "code", np.concatenate([encoded.planes, signs]), "bits")
-        sizes = chain.constant("planes", np.array([encoded.width, 1], np.int64))
-        bits, _ = chain.ops("Split", [bits, sizes], [chain.prefix + "low", chain.prefix + "sign"], axis=0)
-    weighed = chain.op("Mul", [bits, weights], "weighed")
-    return chain.op("ReduceSum", [weighed, "/axis"], "symbol")
-
-
-def _gap(chain: Chain, encoded: Positions, signs: npt.NDArray[np.bool_] | None) -> str:
-    """Return the index of every slot, int32 (1, slots)."""
-    symbol = _symbols(chain, encoded, signs)
-    escape = chain.constant("escape", np.array(2**encoded.width - 1, np.int32))
-    if signs is not None:
-        chain.op("Equal", [symbol, escape], "escaped")
-    step = chain.op("Add", [symbol, "/one"], "step")
-    advance = chain.op("Min", [step, escape], "advance")
-    ends = chain.op("CumSum", [advance, "/axis1"], "ends")
-    return chain.op("Sub", [ends, "/one"], "index")
-
-
-def _elias_fano(chain: Chain, encoded: Positions, signs: npt.NDArray[np.bool_] | None) -> str:
-    """Return the index of every slot, int32 (1, slots).
-
-    The n-th set bit of the unary part has as many zeros before it as the high part of position n: these
-    counts are brought into order by a scatter along a permutation (set bits first, the others behind).
-    """
-    low = _symbols(chain, encoded, signs)
-    slots, length = encoded.planes.shape[1], encoded.unary.size
-    bits = _unpack(chain, "unary", encoded.unary[None], "marks")
-    ones = chain.op("CumSum", [bits, "/axis1"], "ones")
-    steps = chain.op("Sub", ["/one", bits], "steps")
-    zeros = chain.op("CumSum", [steps, "/axis1"], "zeros")
-    last = chain.constant("slots", np.array(slots, np.int32))
-    behind = chain.op("Add", [zeros, last], "behind")
-    is_set = chain.op("Equal", [bits, "/one"], "is_set")
-    place = chain.op("Where", [is_set, ones, behind], "place")
-    order = chain.op("Sub", [place, "/one"], "order")
-    sorted_ = chain.op("ScatterElements", [zeros, order, zeros], "sorted", axis=1)
-    sizes = chain.constant("highs", np.array([slots, length - slots], np.int64))
-    high, _ = chain.ops("Split", [sorted_, sizes], [chain.prefix + "high", chain.prefix + "rest"], axis=1)
-    factor = chain.constant("factor", np.array(2**encoded.width, np.int32))
-    scaled = chain.op("Mul", [high, factor], "scaled")
-    return chain.op("Add", [scaled, low], "index")
-
-
-def _bitmask(chain: Chain, encoded: Positions, signs: npt.NDArray[np.bool_] | None) -> str:
-    """Return the slot of every weight, int32 (1, total + tail): set bits count on, the others take slot 0."""
-    if signs is not None:
-        _unpack(chain, "signs", signs, "sign")
-    bits = _unpack(chain, "mask", encoded.unary[None], "marks")
-    count = chain.op("CumSum", [bits, "/axis1"], "count")
-    return chain.op("Mul", [count, bits], "slot")
-
-
-_INDEX: Final = {"gap": _gap, "elias-fano": _elias_fano, "bitmask": _bitmask}
-
-
-def _floats(chain: Chain, weights: Sequence[Weight], encoded: Positions) -> str:
-    """Return the values of the slots, (1, slots), as they are; slots of no weight hold +0.0."""
-    values = np.concatenate([weight.bits[weight.mask] for weight in weights])
-    row = np.zeros((1, encoded.planes.shape[1]), values.dtype)
-    row[0, encoded.slots] = values
-    return chain.constant("values", row, weights[0].dtype)
-
-
-def _levels(chain: Chain, weights: Sequence[Weight], encoded: Positions) -> str:
-    """Return the values of the slots, (1, slots): each tensor's stretch looked up in its [0, low, high].
-
-    The look-up is done on the kept weights, before they are spread: on all weights it took 4/5 of the load.
-    """
-    level = chain.op("Add", [chain.prefix + "sign", "/one"], "level")
-    if encoded.code == "gap":
-        level = chain.op("Where", [chain.prefix + "escaped", "/zero", level], "update")
-    tables, ends = _tables(weights, encoded)
-    stretches = [level]
-    if len(tables) > 1:
-        sizes = chain.constant("stretches", np.diff(ends, prepend=0).astype(np.int64))
-        names = [f"{chain.prefix}{number}l" for number in range(len(tables))]
-        stretches = chain.ops("Split", [level, sizes], names, axis=1)
-    found = []
-    for number, (table, stretch) in enumerate(zip(tables, stretches, strict=True)):
-        stored = chain.constant(f"{number}t", table, weights[0].dtype)
-        found.append(chain.op("Gather", [stored, stretch], f"{number}v"))
-    return chain.op("Concat", found, "values", axis=1) if len(found) > 1 else found[0]
-
-
-def _tables(weights: Sequence[Weight], encoded: Positions) -> tuple[list[Array], list[int]]:
-    """Return the tables and where among the slots their stretches end; an empty tensor has none."""
-    tables, ends, kept = [], [], 0
-    if encoded.code == "bitmask":  # slot 0
-        tables.append(np.zeros(3, weights[0].bits.dtype))
-        ends.append(1)
+def _rows(weights: Sequence[Weight]) -> list[list[Weight]]:
+    """Put neighbours together, up to ROW weights in a row."""
+    rows: list[list[Weight]] = []
     for weight in weights:
-        count = int(weight.mask.sum())
-        kept += count
-        if count and weight.levels is not None:
-            tables.append(np.concatenate([np.zeros(1, weight.bits.dtype), weight.levels]))
-            ends.append(int(encoded.slots[kept - 1]) + 1)
-    ends[-1] = encoded.planes.shape[1]
-    return tables, ends
+        if rows and sum(one.bits.size for one in rows[-1]) + weight.bits.size <= ROW:
+            rows[-1].append(weight)
+        else:
+            rows.append([weight])
+    return rows
 
 
-def _blank(chain: Chain, weight: Weight, length: int) -> str:
-    shape = chain.constant("length", np.array([1, length], np.int64))
-    zero = TensorProto(data_type=weight.dtype, dims=[1], raw_data=bytes(weight.bits.itemsize))
-    return chain.op("ConstantOfShape", [shape], "blank", value=zero)
+def _encode(weights: list[Weight], code: Code) -> _Row:
+    """Encode a row; a tensor without a kept weight keeps its first, which is +0.0, so that none is empty."""
+    masks = [one.mask if one.mask.any() else np.arange(one.mask.size) == 0 for one in weights]
+    high = [
+        one.bits[mask] == one.levels[1]
+        for one, mask in zip(weights, masks, strict=True)
+        if one.levels is not None
+    ]
+    positions = np.flatnonzero(np.concatenate(masks))
+    symbols, slots = gaps(code, positions, np.concatenate(high) if code.two_levels else None)
+    return _Row(weights, symbols, slots, slots[np.cumsum([int(mask.sum()) for mask in masks]) - 1] + 1)
 
 
-def _share_out(chain: Chain, row: str, tail: int, weights: Sequence[Weight]) -> None:
+def _gap(chain: Chain, rows: Sequence[_Row], code: Code) -> None:
+    """Add up the advances of every row and scatter its values to the sums."""
+    lengths = [len(row.symbols) for row in rows]
+    pad = padding(sum(lengths), code.multiple)
+    symbols = np.concatenate([*(row.symbols for row in rows), np.zeros(pad, np.int64)])
+    steps = _horner(chain, code, symbols)
+    found: list[str] = []
+    if code.two_levels:
+        levels, steps = _levels(chain, steps, code.reach + 1)
+        tables = [_table(weight) for row in rows for weight in row.weights]
+        counts = [int(count) for row in rows for count in np.diff(row.ends, prepend=0)]
+        found = _look_up(chain, levels, tables, rows[0].weights[0].dtype, [*counts, pad])
+    advances = _cut(chain, steps, "a", [*lengths, pad])
+    for number, row in enumerate(rows):
+        name = f"r{number}"
+        mine, found = found[: len(row.weights)], found[len(row.weights) :]
+        values = _joined(chain, mine, name + "v") if code.two_levels else _floats(chain, row, name + "v")
+        places = chain.op("CumSum", [advances[number], _number(chain, 0)], name + "i")
+        blank = _blank(chain, row.weights, name)
+        filled = chain.op("ScatterElements", [blank, places, values], name + "f")
+        _share_out(chain, filled, name, row.weights, 0)
+
+
+def _horner(chain: Chain, code: Code, symbols: Index) -> str:
+    """Return the symbols, int32 (symbols,), from the digits of all streams."""
+    value = ""
+    for number, (how, stored) in enumerate(zip(code.streams, words(code, symbols), strict=True)):
+        digits = _digits(chain, f"w{number}", how, stored)
+        if value:
+            scaled = chain.op("Mul", [value, _number(chain, how.base)], f"s{number}")
+            digits = chain.op("Add", [scaled, digits], f"h{number}")
+        value = digits
+    return value
+
+
+def _digits(chain: Chain, name: str, how: Digits, stored: Words) -> str:
+    """Return the digits in the words, int32 (digits,)."""
+    value = chain.constant(name, stored if how.count == 1 else stored[:, None])
+    if how.kind != "<i4":
+        value = chain.op("Cast", [value], name + "c", to=TensorProto.INT32)
+    if how.count == 1:
+        return value
+    powers = chain.constant(name + "p", (how.base ** np.arange(how.count)).astype(np.int32))
+    value = chain.op("Div", [value, powers], name + "d")
+    value = chain.op("Mod", [value, _number(chain, how.base)], name + "m")
+    return chain.op("Reshape", [value, chain.constant("//flat", np.array([-1], np.int64))], name + "f")
+
+
+def _levels(chain: Chain, symbol: str, step: int) -> tuple[str, str]:
+    """Return the levels (0: zero, 1: low, 2: high) and the advances in the symbols; see `gaps`."""
+    shifted = chain.op("Add", [symbol, _number(chain, step - 1)], "t")
+    level = chain.op("Div", [shifted, _number(chain, step)], "l")
+    return level, chain.op("Mod", [shifted, _number(chain, step)], "a")
+
+
+def _bitmask(chain: Chain, weights: Sequence[Weight], code: Code) -> None:
+    """Look up every weight: set bits count on, from slot 1; the others take slot 0, which holds +0.0."""
+    mask = np.concatenate([weight.mask for weight in weights])
+    tail = padding(mask.size)
+    zero = np.zeros(1, weights[0].bits.dtype)
+    kept = [one for one in weights if one.mask.any()]
+    if code.two_levels:
+        high = [one.bits[one.mask] == one.levels[1] for one in kept if one.levels is not None]
+        signs = np.concatenate([np.zeros(1, np.bool_), *high])
+        pad = padding(signs.size)
+        sign = _digits(chain, "s", BITS, packed(BITS, np.pad(signs, (0, pad)).astype(np.int64)))
+        level = chain.op("Add", [sign, _number(chain, 1)], "l")
+        tables = [np.repeat(zero, 3), *(_table(one) for one in kept)]
+        counts = [1, *(int(one.mask.sum()) for one in kept), pad]
+        found = _look_up(chain, level, tables, weights[0].dtype, counts)
+        values = _joined(chain, found, "v")
+    else:
+        stored = np.concatenate([zero, *(one.bits[one.mask] for one in kept)])
+        values = chain.constant("v", stored, weights[0].dtype)
+    bits = _digits(chain, "m", BITS, packed(BITS, np.pad(mask, (0, tail)).astype(np.int64)))
+    count = chain.op("CumSum", [bits, _number(chain, 0)], "n")
+    slot = chain.op("Mul", [count, bits], "i")
+    _share_out(chain, chain.op("Gather", [values, slot], "f"), "r", weights, tail)
+
+
+def _floats(chain: Chain, row: _Row, name: str) -> str:
+    """Return the values of the slots as they are; escapes write +0.0."""
+    values = np.zeros(len(row.symbols), row.weights[0].bits.dtype)
+    kept = [one.bits[one.mask] if one.mask.any() else one.bits[:1] for one in row.weights]
+    values[row.slots] = np.concatenate(kept)
+    return chain.constant(name, values, row.weights[0].dtype)
+
+
+def _table(weight: Weight) -> Array:
+    """Return the bits of [0, low, high]."""
+    levels = np.zeros(2, weight.bits.dtype) if weight.levels is None else weight.levels
+    return np.concatenate([np.zeros(1, weight.bits.dtype), levels])
+
+
+def _look_up(
+    chain: Chain, level: str, tables: Sequence[Array], dtype: int, counts: Sequence[int]
+) -> list[str]:
+    """Return the values of every stretch of levels, by its table; the last stretch, which has none, is cut off.
+
+    Done on the kept weights, before they are spread: on all weights it took 4/5 of the load.
+    """
+    stretches = _cut(chain, level, "l", counts)[:-1]
+    return [
+        chain.op("Gather", [chain.constant(f"t{number}", table, dtype), stretch], f"v{number}")
+        for number, (table, stretch) in enumerate(zip(tables, stretches, strict=True))
+    ]
+
+
+def _number(chain: Chain, value: int) -> str:
+    return chain.constant(f"//{value}", np.array(value, np.int32))
+
+
+def _cut(chain: Chain, value: str, name: str, counts: Sequence[int]) -> list[str]:
+    """Return the parts of `value`, of the given sizes."""
+    sizes = chain.constant(name + "s", np.array(counts, np.int64))
+    return chain.ops("Split", [value, sizes], [f"{chain.prefix}{name}{n}" for n in range(len(counts))])
+
+
+def _joined(chain: Chain, parts: Sequence[str], name: str) -> str:
+    return chain.op("Concat", parts, name, axis=0) if len(parts) > 1 else parts[0]
+
+
+def _blank(chain: Chain, weights: Sequence[Weight], name: str) -> str:
+    length = chain.constant(name + "n", np.array([sum(one.bits.size for one in weights)], np.int64))
+    zero = TensorProto(data_type=weights[0].dtype, dims=[1], raw_data=bytes(weights[0].bits.itemsize))
+    return chain.op("ConstantOfShape", [length], name + "b", value=zero)
+
+
+def _share_out(chain: Chain, row: str, name: str, weights: Sequence[Weight], tail: int) -> None:
     """Cut the row into the tensors and give them their shapes and names."""
-    parts = [f"{chain.prefix}{number}" for number in range(len(weights))]
-    sizes = [weight.bits.size for weight in weights]
-    counts = chain.constant("counts", np.array([*sizes, tail], np.int64))
-    chain.ops("Split", [row, counts], [*parts, chain.prefix + "tail"], axis=1)
-    for part, weight in zip(parts, weights, strict=True):
-        shape = chain.constant(part + "s", np.array(weight.shape, np.int64))
-        chain.ops("Reshape", [part, shape], [weight.name])
+    parts = [row]
+    if len(weights) > 1 or tail:
+        parts = _cut(chain, row, name + "p", [*(one.bits.size for one in weights), *([tail] if tail else [])])
+    for number, weight in enumerate(weights):
+        shape = chain.constant(f"{name}z{number}", np.array(weight.shape, np.int64))
+        chain.ops("Reshape", [parts[number], shape], [weight.name])

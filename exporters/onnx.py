@@ -170,8 +170,7 @@ def _add_tensors(
     parts = {name: part for chain in made for name, part in chain.initialisers.items()}
     traced.graph.initializer.extend(parts.values())
     traced.graph.initializer.extend(tensor(key, one[0], one[2], one[1]) for key, one in dense.items())
-    table = made[0].table if made else []
-    nodes = [*table, *(node for chain in made for node in chain.nodes), *traced.graph.node]
+    nodes = [*(node for chain in made for node in chain.nodes), *traced.graph.node]
     del traced.graph.node[:]
     traced.graph.node.extend(nodes)
 

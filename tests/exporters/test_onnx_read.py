@@ -111,9 +111,8 @@ def external(model):
 
 
 def bomb(model):
-    for initialiser in model.graph.initializer:
-        if initialiser.name.endswith("/length"):
-            initialiser.raw_data = (2**40).to_bytes(8, "little") * 2
+    length = next(node for node in model.graph.node if node.op_type == "ConstantOfShape").input[0]
+    next(i for i in model.graph.initializer if i.name == length).raw_data = (2**40).to_bytes(8, "little")
 
 
 def loop(model):
