@@ -21,7 +21,7 @@ Words = npt.NDArray[np.unsignedinteger] | npt.NDArray[np.int32]
 # onnxruntime folds no node with an output above 1 GiB (microsoft/onnxruntime #28055); int32 is 4 bytes wide.
 LARGEST: Final = 2**28 - 1
 # What a second stream must save, in bits: its nodes weigh 350 bytes and cost 0.3 ms of load time.
-SECOND: Final = 8 * 1000
+SECOND: Final = 8 * 500
 
 
 @dataclass(frozen=True, slots=True)
