@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import shlex
@@ -265,6 +266,92 @@ def test_pack_takes_a_saved_mask_and_lossy_values(weights, tmp_path):
     result = call("pack", path, "--mask", tmp_path / "mask", "--values", "float16", "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
     assert "largest error of the rounding" in result.stdout
+
+
+@pytest.fixture
+def task(tmp_path):
+    """A base file, a checkpoint of a task (kept weights as in the base, a bias of its own), and its task file."""
+    draw = torch.Generator().manual_seed(0)
+    state = {"fc.weight": torch.randn(60, 40, generator=draw), "fc.bias": torch.randn(60, generator=draw)}
+    torch.save(state, tmp_path / "base.pt")
+    base, path = tmp_path / "base.safetensors", tmp_path / "task.safetensors"
+    assert call("pack", tmp_path / "base.pt", "--mask-from-zeros", "--out", base).exit_code == 0
+    state["fc.weight"] = torch.where(torch.rand(60, 40, generator=draw) < 0.3, state["fc.weight"], 0.0)
+    state["fc.bias"] = state["fc.bias"] + 1
+    torch.save(state, tmp_path / "task.pt")
+    result = call("pack", tmp_path / "task.pt", "--mask-from-zeros", "--base", base, "--out", path)
+    assert result.exit_code == 0, result.output
+    digest = hashlib.sha256(base.read_bytes()).hexdigest()
+    assert f"needs its base, {base}, which is not counted (SHA-256 {digest})" in result.stdout
+    assert "masked, but with weights of their own: none" in result.stdout
+    return base, path, state, digest
+
+
+def test_a_task_is_packed_over_its_base_and_comes_back_with_it_alone(task, tmp_path):
+    from safetensors.torch import load_file
+
+    base, path, state, digest = task
+    assert path.stat().st_size < 60 * 40 / 8 + 60 * 4 + 250
+    out = tmp_path / "out.safetensors"
+    result = call("unpack", path, "--base", base, "--to", "safetensors", "--out", out)
+    assert result.exit_code == 0, result.output
+    assert all(torch.equal(tensor, state[name]) for name, tensor in load_file(out).items())
+    for arguments, message in (
+        (("unpack", path), f"is a task file; give the base file it was packed with (SHA-256 {digest})"),
+        (("unpack", path, "--base", path), f"is not the base that {path} was packed with"),
+        (("unpack", base, "--base", base), "needs no base"),
+        (("unpack", path, "--base", tmp_path / "absent"), "absent: cannot be read"),
+    ):
+        refused = call(*arguments, "--to", "npz-csr", "--out", tmp_path / "refused")
+        assert refused.exit_code == 3, refused.output
+        assert message in refused.stderr
+        assert len(refused.stderr.splitlines()) == 1
+    assert not (tmp_path / "refused").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*parse:UserWarning")  # torch says so of CSR when it loads one
+@pytest.mark.parametrize("to", ["npz-csr", "torch-csr"])
+def test_a_task_unpacks_to_what_its_network_does(task, tmp_path, to):
+    base, path, _, _ = task
+    whole = tmp_path / "whole.safetensors"
+    assert call("pack", tmp_path / "task.pt", "--mask-from-zeros", "--out", whole).exit_code == 0
+    for file, options in ((whole, ()), (path, ("--base", base))):
+        out = tmp_path / f"{file.stem}.out"
+        assert call("unpack", file, *options, "--to", to, "--out", out).exit_code == 0
+    if to == "npz-csr":
+        assert (tmp_path / "whole.out").read_bytes() == (tmp_path / "task.out").read_bytes()
+    else:
+        one, other = (torch.load(tmp_path / f"{name}.out", weights_only=True) for name in ("whole", "task"))
+        assert torch.equal(one["fc.weight"].to_dense(), other["fc.weight"].to_dense())
+        assert torch.equal(one["fc.bias"], other["fc.bias"])
+
+
+def test_a_task_file_is_shown_without_its_base(task):
+    _, path, _, digest = task
+    shown = call("show", path)
+    assert shown.exit_code == 0, shown.output
+    assert f"needs its base file, which is not counted: SHA-256 {digest}" in shown.stdout
+    assert "a task over a base network, version 2" in shown.stdout
+    assert "gzip of the dense file not known without the base" in shown.stdout
+    assert json.loads(call("show", path, "--json").stdout)["base"] == digest
+
+
+def test_a_base_is_never_written_over_and_must_be_the_network_s(task, weights, tmp_path):
+    base, path, _, _ = task
+    again = ("pack", tmp_path / "task.pt", "--mask-from-zeros", "--base")
+    over = call(*again, base, "--out", base)
+    assert over.exit_code == 3
+    assert "is the file that is read" in over.stderr
+    chained = call(*again, path, "--out", tmp_path / "out")
+    assert chained.exit_code == 3
+    assert "task.safetensors: is a task file" in chained.stderr
+    plain = call(*again, tmp_path / "base.pt", "--out", tmp_path / "out")
+    assert plain.exit_code == 3
+    assert "base.pt: is not a packed file (compressor pack writes them)" in plain.stderr
+    foreign = call("pack", weights[0], "--mask-from-zeros", "--base", base, "--out", tmp_path / "out")
+    assert foreign.exit_code == 3
+    assert "no masked tensor has this file's weights" in foreign.stderr
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.filterwarnings("ignore:.*parse:UserWarning")  # torch says so of CSR when it loads one

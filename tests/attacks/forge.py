@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 DENSE, SPARSE, ALIAS = 0, 1, 2
 ALL, BITMASK, GAPS = 0, 1, 2
-OWN, F16, BF16, LEVELS = 0, 1, 2, 3
+OWN, F16, BF16, LEVELS, BASE = 0, 1, 2, 3, 4
 DTYPE = {"BOOL": 0, "U8": 1, "F8_E8M0": 5, "F16": 10, "BF16": 11, "F32": 14, "C64": 15, "F64": 16, "I64": 17}
 
 
@@ -64,10 +64,11 @@ def file(
     version: int = 1,
     flags: int = 0,
     error: bytes = b"",
+    base: bytes = b"",
     count: bytes | None = None,
     length: bytes | None = None,
 ) -> bytes:
     header = (number(len(entries)) if count is None else count) + b"".join(entries)
-    inner = magic + bytes([version, flags]) + error
+    inner = magic + bytes([version, flags]) + error + base
     inner += (number(len(header)) if length is None else length) + header + sections
     return seal(wrap(inner) + inner)

@@ -3,11 +3,13 @@
 They are sealed with a correct digest, so that only the check of that very lie can catch them.
 """
 
+import hashlib
 import struct
 
 from forge import (
     ALIAS,
     ALL,
+    BASE,
     BF16,
     BITMASK,
     DENSE,
@@ -27,6 +29,7 @@ ONE = struct.pack("<f", 1.0)
 W = ONE + bytes(12)  # the decoded tensor of most lies: [1, 0, 0, 0]
 HONEST = file(entry(decoded=W), sections=b"\x01" + ONE)
 NAN = struct.pack("<d", float("nan"))
+DIGEST = hashlib.sha256(HONEST).digest()
 
 
 def levels(low: float, high: float, *, signs: bytes = b"\x01", kept: int = 1, dtype: str = "F32") -> bytes:
@@ -54,6 +57,40 @@ def dense(name: bytes = b"w", decoded: bytes = W, **fields: object) -> bytes:
     return entry(name, role=DENSE, positions=ALL, decoded=decoded, **fields)  # type: ignore[arg-type]
 
 
+def task(*entries: bytes, flags: int = 4, base: bytes = DIGEST, **fields: bytes) -> bytes:
+    return file(*entries, version=2, flags=flags, base=base, **fields)  # type: ignore[arg-type]
+
+
+BASE_LIES: dict[str, dict[str, bytes]] = {
+    "is not in the base": {
+        "masked tensor that the base lacks": task(entry(b"x", values=BASE, decoded=W), sections=b"\x01"),
+        "tensor that the base lacks": task(dense(b"x", values=BASE)),
+    },
+    "is not of the dtype and shape that it has in the base": {
+        "another shape": task(dense(values=BASE, shape=(2, 2))),
+        "another dtype": task(dense(values=BASE, dtype=DTYPE["I64"], shape=(2,))),
+        "2 GiB of the base's zeros": task(dense(values=BASE, shape=(1 << 29,))),
+        "2^46 of the base's weights": task(
+            entry(values=BASE, positions=GAPS, kept=0, shape=(1 << 46,), gaps=b"\x01\x00")
+        ),
+    },
+    "is damaged": {
+        "values that are not the base's": task(entry(values=BASE, decoded=W[::-1]), sections=b"\x01"),
+        "all that is not the base's": task(dense(values=BASE, decoded=W[::-1])),
+    },
+    "claims 2 kept weights, its mask holds 1": {
+        "another count than the base's mask": task(entry(values=BASE, positions=ALL, kept=2, decoded=W)),
+        "another count than its own mask": task(entry(values=BASE, kept=2, decoded=W), sections=b"\x01"),
+    },
+    "has padding bits that are not": {
+        "mask with padding": task(entry(values=BASE, decoded=W), sections=b"\x11"),
+    },
+    "has gaps that lead past its end": {
+        "gaps past the end": task(
+            entry(values=BASE, positions=GAPS, gaps=b"\x03\x00", decoded=W), sections=b"\x04"
+        ),
+    },
+}
 LIES: dict[str, dict[str, bytes]] = {
     "is not a packed file": {
         "empty file": b"",
@@ -79,10 +116,21 @@ LIES: dict[str, dict[str, bytes]] = {
     },
     "has another version of the format than": {
         "version 0": file(entry(decoded=W), sections=b"\x01" + ONE, version=0),
-        "version 2": file(entry(decoded=W), sections=b"\x01" + ONE, version=2),
+        "version 3": file(entry(decoded=W), sections=b"\x01" + ONE, version=3),
+    },
+    "needs a base in a version that has none, or the reverse": {
+        "version 2 without a base": file(entry(decoded=W), sections=b"\x01" + ONE, version=2),
+        "version 1 with a base": file(entry(values=BASE, decoded=W), sections=b"\x01", flags=4, base=DIGEST),
+    },
+    "is a start that needs a base": {
+        "start with a base": task(entry(values=BASE, decoded=W), sections=b"\x01", flags=5),
+    },
+    "names a base that no tensor is in, or the reverse": {
+        "base that no tensor needs": task(entry(decoded=W), sections=b"\x01" + ONE),
+        "tensor of a base that is not named": file(entry(values=BASE, decoded=W), sections=b"\x01"),
     },
     "sets a flag that this version does not have": {
-        "unknown flag": file(entry(decoded=W), sections=b"\x01" + ONE, flags=4),
+        "unknown flag": file(entry(decoded=W), sections=b"\x01" + ONE, flags=8),
     },
     "has a header that is longer than the file": {
         "header longer than the file": file(entry(decoded=W), sections=b"\x01" + ONE, length=number(5000)),
@@ -104,6 +152,7 @@ LIES: dict[str, dict[str, bytes]] = {
         "a tail behind the sections": file(entry(decoded=W), sections=b"\x01" + ONE + b"\x00"),
         "a missing section": file(entry(decoded=W)),
         "too many signs": levels(0.0, 1.0, signs=b"\x01\x00"),
+        "values that the base has": task(entry(values=BASE, decoded=W), sections=b"\x01" + ONE),
     },
     "does not match its SHA-256": {
         "digest of another file": HONEST[:-32] + bytes(32),
@@ -156,13 +205,14 @@ LIES: dict[str, dict[str, bytes]] = {
         "unknown position coding": file(entry(positions=3, decoded=W), sections=b"\x01" + ONE),
     },
     "has an unknown value coding": {
-        "unknown value coding": file(entry(values=4, decoded=W), sections=b"\x01" + ONE),
+        "unknown value coding": file(entry(values=5, decoded=W), sections=b"\x01" + ONE),
     },
     "has an unknown dtype": {
         "unknown dtype": file(dense(dtype=19), sections=W),
     },
     "is dense with a sparse format": {
         "dense with a bitmask": file(entry(role=DENSE, decoded=W), sections=b"\x01" + W),
+        "dense with a bitmask, of a base": task(entry(role=DENSE, values=BASE, decoded=W), sections=b"\x01"),
         "dense with levels": file(dense(values=LEVELS), sections=ONE + ONE + b"\x0f"),
     },
     "is sparse with dtype F8_E8M0, which has no zero": {

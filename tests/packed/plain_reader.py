@@ -1,5 +1,6 @@
 """A second reader, slow and obvious, written from docs/formats.md without looking at reader.py."""
 
+import hashlib
 import struct
 
 SIZES = (1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 4, 4, 4, 8, 8, 8, 8)
@@ -9,6 +10,7 @@ F16, BF16, F32, F64 = 10, 11, 14, 16
 class Bytes:
     def __init__(self, data: bytes) -> None:
         self.data, self.at = data, 0
+        self.base: dict = {}
 
     def take(self, count: int) -> bytes:
         self.at += count
@@ -28,13 +30,20 @@ class Bytes:
         return [data[i // 8] >> i % 8 & 1 for i in range(count)]
 
 
-def read(data: bytes) -> dict[str, tuple[int, tuple[int, ...], bytes, list[int] | None]]:
+def read(
+    data: bytes, base: bytes | None = None
+) -> dict[str, tuple[int, tuple[int, ...], bytes, list[int] | None]]:
     """name -> (dtype code, shape, bytes, mask)."""
     file = Bytes(data)
     file.take(int.from_bytes(file.take(8), "little"))
-    assert file.take(5) == b"\x89CMP\x01"
-    if file.take(1)[0] & 2:
+    start, flags = file.take(5), file.take(1)[0]
+    assert start == b"\x89CMP" + (b"\x02" if flags & 4 else b"\x01")
+    if flags & 2:
         file.take(8)
+    if flags & 4:
+        assert base is not None
+        assert file.take(32) == hashlib.sha256(base).digest()
+        file.base = read(base)
     end = file.number() + file.at
     entries: list[dict] = []
     name = b""
@@ -68,6 +77,8 @@ def read(data: bytes) -> dict[str, tuple[int, tuple[int, ...], bytes, list[int] 
 def tensor(file: Bytes, one: dict) -> tuple:
     size, n, kept = SIZES[one["dtype"]], one["n"], one["kept"]
     mask = [1] * n
+    if one["what"] == 4:
+        return from_base(file, one)
     if one["where"] == 1:
         mask = file.bits(n)
     elif one["where"] == 2:
@@ -86,6 +97,15 @@ def tensor(file: Bytes, one: dict) -> tuple:
     left = iter(values)
     data = b"".join(next(left) if bit else bytes(size) for bit in mask)
     return one["dtype"], one["shape"], data, mask if one["role"] == 1 else None
+
+
+def from_base(file: Bytes, one: dict) -> tuple:
+    dtype, shape, data, mask = file.base[one["name"]]
+    assert (dtype, shape) == (one["dtype"], one["shape"])
+    size, n = SIZES[dtype], one["n"]
+    mask = {0: lambda: mask or [1] * n, 1: lambda: file.bits(n), 2: lambda: gaps(file, one)}[one["where"]]()
+    kept = [data[i * size : (i + 1) * size] if bit else bytes(size) for i, bit in enumerate(mask)]
+    return dtype, shape, data if one["role"] == 0 else b"".join(kept), mask if one["role"] == 1 else None
 
 
 def gaps(file: Bytes, one: dict) -> list[int]:

@@ -45,8 +45,20 @@ def test_the_bytes_written_for_it_are_the_same_today(name, tmp_path):
 
 
 def test_every_format_and_coding_has_a_fixture():
-    files = [reader.read(path) for path in FIXTURES.glob("v1-*.safetensors")]
+    files = [reader.look(path) for path in FIXTURES.glob("v*.safetensors")]
     stored = [one for file in files for one in file.tensors.values()]
-    assert {one.format for one in stored} == {"dense", "csr", "bitmask", "asni2"}
+    assert {one.format for one in stored} == {"dense", "csr", "bitmask", "asni2", "base"}
     assert {one.values for one in stored} == set(reader.VALUES)
-    assert len(files) == len(FORMS)
+    assert {file.version for file in files} == {reader.VERSION, reader.TASK_VERSION}
+    assert len(files) == len(FORMS) + 1
+
+
+def test_a_task_file_of_version_2_still_opens_with_its_base_and_is_written_so_today(tmp_path):
+    path, base = FIXTURES / "v2-task.safetensors", FIXTURES / "v1-bitmask.safetensors"
+    state = {"w": FREE * (HALF & KEEP), "b": BIAS, "head": TWO * KEEP + 0.0}
+    mask = {"w": HALF & KEEP, "head": KEEP}
+    assert same(unpack(path, base=base), state)
+    found = unpack_mask(path, base=base)
+    assert all(torch.equal(found[name], mask[name]) for name in mask)
+    pack(state, tmp_path / "task", mask=mask, base=base)
+    assert (tmp_path / "task").read_bytes() == path.read_bytes()

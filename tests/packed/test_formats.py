@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from networks import lenet
 
-from compressor.packed import FORMATS, container, csr, pack, reader
+from compressor.packed import container, csr, pack, reader
 from compressor.packed.item import make
 from compressor.packed.reader import DTYPES, POSITIONS, ROLES, VALUES, Entry
+from compressor.packed.sizing import WRITERS
 
 LAYERS = (235_200, 30_000, 1_000)
 ASNI = {  # papers/asni.md 8: kept weights per layer at these densities
@@ -141,7 +142,7 @@ def test_auto_says_why_a_tensor_is_dense(path):
 def test_the_page_names_the_numbers_of_the_code():
     page = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
     assert re.search(r"^Dtypes, from 0: (.*?) \(safe", page, re.M).group(1).split(", ") == list(DTYPES)
-    assert set(re.findall(r"^\| `(\w+)` \|", page, re.M)) == set(FORMATS)
+    assert set(re.findall(r"^\| `(\w+)` \|", page, re.M)) == set(WRITERS)
     for names in (POSITIONS, VALUES):
         for code, name in enumerate(names):
             assert re.search(rf"{code} \*\*{name}\*\*", page), name

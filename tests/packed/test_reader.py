@@ -106,7 +106,7 @@ def test_a_newer_version_says_so(packed):
     data = bytearray(packed.read_bytes())
     data[data.index(reader.MAGIC) + 4] = 9
     packed.write_bytes(data)
-    with pytest.raises(FormatError, match="another version of the format than 1; update compressor"):
+    with pytest.raises(FormatError, match="another version of the format than 1 and 2; update compressor"):
         reader.read(packed)
 
 
