@@ -37,7 +37,10 @@ format: setup
 bench: setup
 	$(BIN)/python benchmarks/masked_training.py
 	$(BIN)/python benchmarks/onnx_load.py
+	$(BIN)/python benchmarks/methods.py
+	$(BIN)/python benchmarks/rewinding.py
 	$(BIN)/python benchmarks/asni.py
+	$(BIN)/python benchmarks/reproduction.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache
