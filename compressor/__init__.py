@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     )
     from compressor.methods import prune as prune
     from compressor.methods.asni import asni as asni
+    from compressor.methods.edge_popup import edge_popup as edge_popup
     from compressor.packed import load as load
     from compressor.packed import pack as pack
     from compressor.packed import sizes as sizes
@@ -58,6 +59,7 @@ _HOME: Final = {
     "VerificationError": "errors",
     "asni": "methods.asni",
     "centroids": "levels",
+    "edge_popup": "methods.edge_popup",
     "find_mask": "weights",
     "hold": "held",
     "load": "packed",
@@ -82,6 +84,7 @@ __all__ = [
     "__version__",
     "asni",
     "centroids",
+    "edge_popup",
     "find_mask",
     "hold",
     "load",

@@ -36,6 +36,7 @@ def curve(epochs: Sequence[Mapping[str, Any]]) -> Curve | None:
     values = [epoch["accuracy"] for epoch in epochs if epoch.get("accuracy") is not None]
     low, high = math.floor(min(values, default=0) * 20) / 20, math.ceil(max(values, default=1) * 20) / 20
     high = min(1.0, max(high, low + 0.05))
+    low = min(low, high - 0.05)  # every epoch at 100 %
     stages, done, total = [], 0, len(epochs)
     for name, group in groupby(epochs, key=lambda epoch: str(epoch["stage"])):
         part = list(group)

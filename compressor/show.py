@@ -50,7 +50,7 @@ def _packed(path: Path) -> Found:
     from compressor import packed
     from compressor.packed import reader
 
-    inside = reader.read(path)
+    inside = reader.look(path)
     sizes = packed.sizes(path)
     levels = {name: one.levels for name, one in inside.tensors.items() if one.levels and one.role != "alias"}
     masked = [tensor for tensor in sizes.tensors if tensor.role == "sparse"]
@@ -102,15 +102,17 @@ def _age(path: Path) -> tuple[int, str]:
 
 
 def _packed_lines(found: Found) -> Iterable[str]:
-    kind = (
-        "a packed network"
-        if found["what"] == "network"
-        else "an ASNI-II start (it is trained, not used as it is)"
-    )
+    kind = "an ASNI-II start (it is trained, not used as it is)"
+    if found["what"] == "network":
+        kind = "a task over a base network" if found["base"] else "a packed network"
     yield f"{kind}, version {found['version']}: {found['file']:,} bytes, dense {found['dense']:,}"
+    if found["base"]:
+        yield f"needs its base file, which is not counted: SHA-256 {found['base']}"
     yield f"density {found['density']:.6g}: {found['kept']:,} of {found['total']:,} masked weights kept"
-    yield "formats: " + ", ".join(f"{name} {size:,}" for name, size in found["formats"].items())
-    yield f"gzip of the dense file {found['gzip']:,}, entropy bound {found['bound']:,}"
+    if found["formats"]:
+        yield "formats: " + ", ".join(f"{name} {size:,}" for name, size in found["formats"].items())
+    gzip = "not known without the base" if found["gzip"] is None else f"{found['gzip']:,}"
+    yield f"gzip of the dense file {gzip}, entropy bound {found['bound']:,}"
     yield f"{'tensor':<32} {'dtype':<6} {'shape':<18} {'kept':>12} {'of':>12} {'format':<8} {'bytes':>11}"
     for tensor in found["tensors"]:
         shape = "x".join(str(size) for size in tensor["shape"]) or "scalar"
@@ -164,8 +166,9 @@ def succeeding(found: Found, path: Path) -> tuple[str, ...]:
     if found["what"] == "onnx":
         files = (str(beside["model.safetensors"]), str(path))
         return ("compressor", "verify", *(files if there["model.safetensors"] else ("--help",)))
-    if there["model.onnx"]:
+    if there["model.onnx"] and not found["base"]:
         return ("compressor", "verify", str(path), str(beside["model.onnx"]))
-    if there["recipe.toml"]:
+    if there["recipe.toml"] and not found["base"]:
         return ("compressor", "export", str(path), "--out", "net.onnx")
-    return ("compressor", "unpack", str(path), "--to", "safetensors", "--out", "dense.safetensors")
+    base = ("--base", "base.safetensors") if found["base"] else ()
+    return ("compressor", "unpack", str(path), *base, "--to", "safetensors", "--out", "dense.safetensors")

@@ -164,8 +164,13 @@ def pack_file(
 ) -> Sizes:
     """Pack the state dict of a safetensors file, a checkpoint or a packed file (whose own mask counts)."""
     is_packed = reader.is_packed(path)
-    if is_packed and reader.read(path).kind == "start":
+    found = reader.look(path) if is_packed else None
+    if found is not None and found.kind == "start":
         raise InputError(f"{path}: is an ASNI-II start, not a network; train it with compressor tune first")
+    if found is not None and found.base:
+        raise InputError(
+            f"{path}: is a task file already; unpack it with its base, and pack what comes of it"
+        )
     state = models.state_of(path)
     chosen: Mapping[str, torch.Tensor] | None = None
     if mask is not None:

@@ -10,32 +10,31 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from compressor import packed
 from compressor.errors import InputError, unknown
 from compressor.files import write_bytes
-from compressor.packed import reader
+from compressor.packed import reader, source
 
 Array = np.ndarray[Any, np.dtype[Any]]
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip knows: equal bytes from equal tensors
 
 
-def unpack_file(path: Path | str, to: str, out: Path | str) -> None:
-    """Write the tensors of a packed file as `to` says, bit for bit.
+def unpack_file(path: Path | str, to: str, out: Path | str, base: Path | str | None = None) -> None:
+    """Write the tensors of a packed file as `to` says, bit for bit; base: what a task file was packed with.
 
     safetensors: dense, every alias a tensor of its own. npz-csr, torch-csr: masked tensors as CSR over
     (first dimension, the rest), a kept 0.0 stored; all others dense; aliases left out.
     Raises FormatError, InputError (also for a dtype that the target does not know) or HostError.
     """
-    found = reader.read(path)
+    found = reader.read(path, base)
     if to not in TARGETS:
         raise unknown("target", to, TARGETS)
     write_bytes(out, TARGETS[to](Path(path), found))
 
 
-def _safetensors(path: Path, _: reader.Packed) -> bytes:
+def _safetensors(_: Path, found: reader.Packed) -> bytes:
     from safetensors.torch import save
 
-    return save({name: tensor.clone().contiguous() for name, tensor in packed.unpack(path).items()})
+    return save({name: source.tensor(one).clone() for name, one in found.tensors.items()})
 
 
 def _npz(path: Path, found: reader.Packed) -> bytes:
@@ -65,16 +64,15 @@ def _zipped(arrays: Mapping[str, Array]) -> bytes:
     return buffer.getvalue()
 
 
-def _torch(path: Path, found: reader.Packed) -> bytes:
+def _torch(_: Path, found: reader.Packed) -> bytes:
     """A dict for torch.load(weights_only=True): 2-D CSR tensors, {"csr": ..., "shape": ...} beyond 2-D."""
     state: dict[str, Any] = {}
-    for name, tensor in packed.unpack(path).items():
-        one = found.tensors[name]
+    for name, one in found.tensors.items():
         if one.role == "sparse":
-            csr = _torch_csr(one, tensor)
+            csr = _torch_csr(one, source.tensor(one))
             state[name] = csr if len(one.shape) == 2 else {"csr": csr, "shape": list(one.shape)}
         elif one.role == "dense":
-            state[name] = tensor
+            state[name] = source.tensor(one)
     buffer = io.BytesIO()
     torch.save(state, buffer)
     return buffer.getvalue()

@@ -297,7 +297,11 @@ def test_a_task_is_packed_over_its_base_and_comes_back_with_it_alone(task, tmp_p
     assert result.exit_code == 0, result.output
     assert all(torch.equal(tensor, state[name]) for name, tensor in load_file(out).items())
     for arguments, message in (
-        (("unpack", path), f"is a task file; give the base file it was packed with (SHA-256 {digest})"),
+        (
+            ("unpack", path),
+            "is a task file; give the base file it was packed with (base=, or compressor unpack",
+        ),
+        (("unpack", path), f"which has the SHA-256 {digest}"),
         (("unpack", path, "--base", path), f"is not the base that {path} was packed with"),
         (("unpack", base, "--base", base), "needs no base"),
         (("unpack", path, "--base", tmp_path / "absent"), "absent: cannot be read"),
@@ -348,6 +352,9 @@ def test_a_base_is_never_written_over_and_must_be_the_network_s(task, weights, t
     plain = call(*again, tmp_path / "base.pt", "--out", tmp_path / "out")
     assert plain.exit_code == 3
     assert "base.pt: is not a packed file (compressor pack writes them)" in plain.stderr
+    twice = call("pack", path, "--base", base, "--out", tmp_path / "out")
+    assert twice.exit_code == 3
+    assert "is a task file already; unpack it with its base" in twice.stderr
     foreign = call("pack", weights[0], "--mask-from-zeros", "--base", base, "--out", tmp_path / "out")
     assert foreign.exit_code == 3
     assert "no masked tensor has this file's weights" in foreign.stderr

@@ -11,6 +11,7 @@ from compressor.batches import collected
 from compressor.errors import InputError, unknown
 from compressor.flow import REMEDY, collapse
 from compressor.methods.asni import asni
+from compressor.methods.edge_popup import edge_popup
 from compressor.methods.force import force
 from compressor.methods.grasp import grasp
 from compressor.methods.iterative_snip import iterative_snip
@@ -35,8 +36,9 @@ METHODS: Final[Mapping[str, Method]] = {
     "iterative-snip": iterative_snip,
     "force": force,
 }
-TRAINING_METHODS: Final = {
+TRAINING_METHODS: Final[Mapping[str, Callable[..., Any]]] = {
     "asni": asni,
+    "edge-popup": edge_popup,
 }
 
 
@@ -60,7 +62,8 @@ def prune(
     missing or do not fit, and a mask through which nothing can flow, with the layers and the round (DESIGN §3).
     """
     if method in TRAINING_METHODS:
-        raise InputError(f'"{method}" prunes while it trains; use compressor.{method}(model, optimizer, ...)')
+        call = TRAINING_METHODS[method].__name__
+        raise InputError(f'"{method}" prunes while it trains; use compressor.{call}(model, optimizer, ...)')
     if method not in METHODS:
         raise unknown("method", method, [*METHODS, *TRAINING_METHODS])
     function = METHODS[method]

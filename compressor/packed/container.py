@@ -50,12 +50,16 @@ def entries_bytes(entries: Sequence[Entry]) -> list[bytes]:
     return [entry_bytes(entry, before, places) for entry, before in zip(entries, names, strict=False)]
 
 
-def head(entries: Sequence[Entry], kind: str, max_error: float) -> bytes:
-    """Return everything before the sections, the safetensors header included."""
+def head(entries: Sequence[Entry], kind: str, max_error: float, base: bytes = bytes(reader.DIGEST)) -> bytes:
+    """Return everything before the sections, the safetensors header included; base: the base file's SHA-256."""
     lossy = any(entry.values in ("F16", "BF16") for entry in entries)
-    inner = reader.MAGIC + bytes([reader.VERSION, reader.KINDS.index(kind) | lossy << 1])
+    task = any(entry.values == "base" for entry in entries)
+    version = reader.TASK_VERSION if task else reader.VERSION
+    inner = reader.MAGIC + bytes([version, reader.KINDS.index(kind) | lossy << 1 | task << 2])
     if lossy:
         inner += np.array(max_error, "<f8").tobytes()
+    if task:
+        inner += base
     header = number(len(entries)) + b"".join(entries_bytes(entries))
     inner += number(len(header)) + header
     sections = sum(entry.section for entry in entries)

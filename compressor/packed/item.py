@@ -27,8 +27,8 @@ class Item:
     """A tensor to be stored.
 
     bits: all elements, flat, as unsigned integers, pruned ones +0.0. mask: flat bool, None for role dense.
-    kept_bits: the kept ones of bits. values: "own", or "F16" / "BF16" where bits hold nothing finer.
-    error: what lowering cost at most.
+    kept_bits: the kept ones of bits. values: "own", "F16" / "BF16" where bits hold nothing finer, or "base": the
+    base file has these values; base_mask: the mask that it has them under. error: what lowering cost at most.
     """
 
     name: str
@@ -40,6 +40,7 @@ class Item:
     crc: int
     values: str = "own"
     error: float = 0.0
+    base_mask: Array | None = None
 
     @property
     def kept(self) -> int:

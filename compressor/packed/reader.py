@@ -1,13 +1,15 @@
 """Read a packed file with numpy and the standard library only; the layout is in docs/formats.md.
 
 This is the only decoder of the project, and it stands alone: copied beside a deployment, `import reader` and
-`python reader.py FILE` work without the rest. It trusts no byte: a file gives its tensors or a FormatError.
+`python reader.py FILE [BASE]` work without the rest. It trusts no byte: a file gives its tensors or a FormatError.
 """
 
 import hashlib
 import math
 import sys
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import BufferedReader
 from pathlib import Path
@@ -28,10 +30,12 @@ except ImportError:  # copied out: the two errors are all that this file takes f
 
 MAGIC: Final = b"\x89CMP"
 VERSION: Final = 1
+TASK_VERSION: Final = 2  # of a task file, which takes tensors from its base file, and of no other
 KINDS: Final = ("network", "start")
 ROLES: Final = ("dense", "sparse", "alias")
 POSITIONS: Final = ("all", "bitmask", "gaps")
-VALUES: Final = ("own", "F16", "BF16", "levels")
+_VERSIONS: Final = (bytes([VERSION]), bytes([TASK_VERSION]))
+VALUES: Final = ("own", "F16", "BF16", "levels", "base")
 # safetensors name -> numpy type of Stored.data; a dtype's code in the file is its place in this table.
 DTYPES: Final = {
     "BOOL": "?", "U8": "u1", "I8": "i1", "F8_E5M2": "u1", "F8_E4M3": "u1", "F8_E8M0": "u1",
@@ -78,22 +82,23 @@ class Entry:
 
     @property
     def format(self) -> str:
-        """The name of the storage format: dense, csr, bitmask or asni2."""
-        if self.values == "levels":
-            return "asni2"
+        """The name of the storage format: dense, csr, bitmask, asni2 or base."""
+        if self.values in ("levels", "base"):
+            return {"levels": "asni2", "base": "base"}[self.values]
         return {"all": "dense", "bitmask": "bitmask", "gaps": "csr"}[self.positions]
 
     @property
     def decoded(self) -> int:
-        """The bytes that the tensor and its mask take in memory; an alias takes none."""
-        return 0 if self.role == "alias" else self.total * (self.itemsize + (self.role == "sparse"))
+        """The bytes that the tensor and its mask take in memory; an alias takes none, nor what the base has."""
+        shared = self.role == "alias" or self.values == "base"
+        return 0 if shared else self.total * (self.itemsize + (self.role == "sparse"))
 
     @property
     def section(self) -> int:
         """The bytes of the tensor's section; they follow from the rest of the entry."""
         if self.role == "alias":
             return 0
-        stored = self.total if self.positions == "all" else self.kept
+        stored = 0 if self.values == "base" else self.total if self.positions == "all" else self.kept
         item = 2 if self.values in ("F16", "BF16") else self.itemsize
         values = 8 + (stored + 7) // 8 if self.values == "levels" else stored * item
         bits = {"all": 0, "bitmask": self.total, "gaps": (self.kept + self.escapes) * self.width}
@@ -105,7 +110,8 @@ class Stored:
     """One tensor. data: bit for bit, BF16 and the FP8s as unsigned integers; mask: bool, of role sparse only.
 
     levels: (low, high) of a two-level tensor. alias_of: the first name, whose data and mask an alias shares.
-    values: own, F16 or BF16 (stored at lower precision), or levels. bytes: header entry and section.
+    values: own, F16 or BF16 (stored at lower precision), levels, or base (taken from the base file; `look` leaves
+    data of zeros, and no mask, which take no memory). bytes: header entry and section.
     """
 
     dtype: str
@@ -123,12 +129,31 @@ class Stored:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Packed:
-    """A whole file, tensors in its order. max_error: the largest |stored - original| the packer declared."""
+    """A whole file, tensors in its order. max_error: the largest |stored - original| the packer declared.
+
+    sha256: of the file itself, in hexadecimal. base: that of the base file which a task file needs, else "".
+    """
 
     kind: str
     version: int
     tensors: dict[str, Stored]
     max_error: float
+    sha256: str
+    base: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Header:
+    """What stands before the sections, which begin at `at`."""
+
+    kind: str
+    version: int
+    entries: list[Entry]
+    max_error: float
+    sha256: str
+    base: str
+    intact: bool
+    at: int
 
 
 def outer(length: int) -> bytes:
@@ -153,21 +178,67 @@ def is_packed(path: Path | str) -> bool:
         return not _foreign(file)
 
 
-def read(path: Path | str) -> Packed:
-    """Read and check a packed file. Raises FormatError (damaged, not ours), InputError (cannot be read)."""
+def read(path: Path | str, base: Path | str | None = None) -> Packed:
+    """Read and check a packed file; base: the file that a task file was packed with, which is read too.
+
+    Raises FormatError (damaged, not ours), InputError (cannot be read; a base that is missing, another, or not needed).
+    """
     path = Path(path)
+    with _open(path) as file:
+        header = _header(path, file)
+        source = _base(path, header, base) if header.intact else None
+        with _told(path):
+            return _packed(file, header, source)
+
+
+def look(path: Path | str) -> Packed:
+    """Read and check a packed file as far as that goes without its base; a file that needs none is read whole.
+
+    Raises FormatError, InputError.
+    """
+    path = Path(path)
+    with _open(path) as file:
+        header = _header(path, file)
+        with _told(path):
+            return _packed(file, header, None)
+
+
+def _base(task: Path, header: _Header, path: Path | str | None) -> Packed | None:
+    """Return the base that a file needs, read and found to be the right one; None for a file that needs none."""
+    if path is None and header.base:
+        raise InputError(
+            f"{task}: is a task file; give the base file it was packed with (base=, or compressor unpack --base), "
+            f"which has the SHA-256 {header.base}"
+        )
+    if path is None:
+        return None
+    if not header.base:
+        raise InputError(f"{task}: holds a whole network and needs no base; leave it out")
+    path = Path(path)
+    with _open(path) as file:
+        found = _header(path, file)
+        if found.intact and found.sha256 != header.base:
+            raise InputError(
+                f"{path}: is not the base that {task} was packed with, the file with the SHA-256 {header.base}"
+            )
+        with _told(path):
+            base = _packed(file, found, None)
+    with _told(task):
+        _check(base.kind == "network" and not base.base, "has a base that is no whole network")
+    return base
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Put the file's name before whatever is wrong with it."""
     try:
-        with _open(path) as file:
-            foreign = _foreign(file)
-            if not foreign:
-                return _read(file)
+        yield
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
     except FormatError as error:
         raise FormatError(f"{path}: {error}; the file is damaged, get it again or pack it again") from None
     except MemoryError:
         raise FormatError(f"{path}: its tensors do not fit into memory") from None
-    raise FormatError(f"{path}: {foreign}")
 
 
 def _open(path: Path) -> BufferedReader:
@@ -185,12 +256,21 @@ def _foreign(file: BufferedReader) -> str:
     if start[8:48] != outer(0)[8:48]:
         return "is not a packed file (compressor pack writes them)"
     at = 8 + int.from_bytes(start[:8], "little")
-    if start[at : at + 4] == MAGIC and start[at + 4 : at + 5] != bytes([VERSION]):
-        return f"has another version of the format than {VERSION}; update compressor"
+    if start[at : at + 4] == MAGIC and start[at + 4 : at + 5] not in (b"", *_VERSIONS):
+        return f"has another version of the format than {VERSION} and {TASK_VERSION}; update compressor"
     return ""
 
 
-def _read(file: BufferedReader) -> Packed:
+def _header(path: Path, file: BufferedReader) -> _Header:
+    with _told(path):
+        foreign = _foreign(file)
+        if not foreign:
+            return _parsed(file)
+    raise FormatError(f"{path}: {foreign}")
+
+
+def _parsed(file: BufferedReader) -> _Header:
+    """Check everything up to the sections, and hash the whole file."""
     size = file.seek(0, 2)
     file.seek(0)
     start = file.read(START)
@@ -198,23 +278,39 @@ def _read(file: BufferedReader) -> Packed:
     ours = begin < len(start) and start[:begin] == outer(size - begin)
     _check(ours, "has a safetensors header that does not fit the file")
     cursor = _Cursor(start[: max(size - DIGEST, 0)], begin)
-    _check(cursor.take(5) == MAGIC + bytes([VERSION]), "does not begin with the magic bytes")
-    flags = cursor.byte()
-    _check(flags < 4, "sets a flag that this version does not have")
+    _check(cursor.take(4) == MAGIC, "does not begin with the magic bytes")
+    version, flags = cursor.byte(), cursor.byte()
+    _check(flags < 8, "sets a flag that this version does not have")
+    _check(
+        (version == TASK_VERSION) == bool(flags & 4),
+        "needs a base in a version that has none, or the reverse",
+    )
+    _check(flags & 5 != 5, "is a start that needs a base")
     max_error = float(np.frombuffer(cursor.take(8), "<f8")[0]) if flags & 2 else 0.0
+    base = cursor.take(DIGEST).hex() if flags & 4 else ""
     length = cursor.number()
     _check(length <= size - DIGEST - cursor.at, "has a header that is longer than the file")
-    intact = _digest_matches(file, size)
+    intact, sha256 = _digests(file, size)
     file.seek(cursor.at)
     entries = _entries(_Cursor(file.read(length), 0), memory_limit(size))
     sections = sum(entry.section for entry in entries)
     _check(cursor.at + length + sections + DIGEST == size, "is not as long as its tensors are")
-    lossy = any(entry.values in ("F16", "BF16") for entry in entries)
-    _check(lossy == bool(flags & 2), "declares an error but no rounded tensor, or the reverse")
+    values = {entry.values for entry in entries}
+    _check(
+        bool(values & {"F16", "BF16"}) == bool(flags & 2),
+        "declares an error but no rounded tensor, or the reverse",
+    )
+    _check(("base" in values) == bool(flags & 4), "names a base that no tensor is in, or the reverse")
     _check(0 <= max_error < math.inf and not np.signbit(max_error), "declares an error that cannot be")
-    tensors = _tensors(file, entries)  # with a wrong digest too: the CRC-32 gives the damaged tensor a name
-    _check(intact, "does not match its SHA-256")
-    return Packed(KINDS[flags & 1], VERSION, tensors, max_error)
+    return _Header(KINDS[flags & 1], version, entries, max_error, sha256, base, intact, cursor.at + length)
+
+
+def _packed(file: BufferedReader, header: _Header, base: Packed | None) -> Packed:
+    file.seek(header.at)
+    # With a wrong digest too: the CRC-32 gives the damaged tensor a name.
+    tensors = _tensors(file, header.entries, base)
+    _check(header.intact, "does not match its SHA-256")
+    return Packed(header.kind, header.version, tensors, header.max_error, header.sha256, header.base)
 
 
 def _check(good: bool, otherwise: str) -> None:
@@ -222,13 +318,17 @@ def _check(good: bool, otherwise: str) -> None:
         raise FormatError(otherwise)
 
 
-def _digest_matches(file: BufferedReader, size: int) -> bool:
+def _digests(file: BufferedReader, size: int) -> tuple[bool, str]:
+    """Return whether the digest at the end is right, and the SHA-256 of the file with it."""
     file.seek(0)
     digest, left = hashlib.sha256(), size - DIGEST
     while left and (block := file.read(min(left, 1 << 20))):
         digest.update(block)
         left -= len(block)
-    return file.read() == digest.digest()
+    last = file.read()
+    intact = last == digest.digest()
+    digest.update(last)
+    return intact, digest.hexdigest()
 
 
 class _Cursor:
@@ -333,7 +433,7 @@ def _entry(cursor: _Cursor, name: str, before: list[Entry]) -> Entry:
     return Entry(name, role, dtype, shape, kept, positions, values, width, escapes, crc)
 
 
-def _tensors(file: BufferedReader, entries: list[Entry]) -> dict[str, Stored]:
+def _tensors(file: BufferedReader, entries: list[Entry], base: Packed | None) -> dict[str, Stored]:
     tensors: dict[str, Stored] = {}
     for entry in entries:
         if entry.role == "alias":
@@ -343,17 +443,23 @@ def _tensors(file: BufferedReader, entries: list[Entry]) -> dict[str, Stored]:
         section = np.empty(entry.section, np.uint8)
         _check(file.readinto(section.data) == len(section), "changed while it was read")
         try:
-            tensors[entry.name] = _decode(entry, section)
+            tensors[entry.name] = _decode(entry, section, base)
         except FormatError as error:
             raise FormatError(f'tensor "{entry.name}" {error}') from None
     return tensors
 
 
-def _decode(entry: Entry, section: Array) -> Stored:
+def _decode(entry: Entry, section: Array, base: Packed | None) -> Stored:
     dtype = np.dtype(DTYPES[entry.dtype])
     raw = np.dtype(f"<u{dtype.itemsize}")
+    if entry.values == "base" and base is None:
+        return _stored(entry, None, np.broadcast_to(np.zeros((), dtype), entry.shape), None)
+    first = _in_base(entry, base) if base is not None and entry.values == "base" else None
     mask, at = _mask(entry, section)
-    values, levels = _values(entry, section[at:], raw)
+    if first is None:
+        values, levels = _values(entry, section[at:], raw)
+    else:
+        mask, values, levels = *_shared(entry, mask, first, raw), None
     bits = values
     if mask is not None:
         _same_count(entry, mask)
@@ -364,6 +470,10 @@ def _decode(entry: Entry, section: Array) -> Stored:
         _same_count(entry, mask)
     _check(zlib.crc32(bits.view(np.uint8).data) == entry.crc, "is damaged (its CRC-32 does not match)")
     _check(entry.dtype != "BOOL" or not (bits > 1).any(), "holds a truth value that is neither 0 nor 1")
+    return _stored(entry, mask, bits.view(dtype), levels)
+
+
+def _stored(entry: Entry, mask: Array | None, data: Array, levels: tuple[float, float] | None) -> Stored:
     return Stored(
         dtype=entry.dtype,
         shape=entry.shape,
@@ -371,12 +481,31 @@ def _decode(entry: Entry, section: Array) -> Stored:
         format=entry.format,
         kept=entry.kept,
         mask=None if mask is None else mask.reshape(entry.shape),
-        data=bits.view(dtype).reshape(entry.shape),
+        data=data.reshape(entry.shape),
         levels=levels,
         alias_of=None,
         values=entry.values,
         bytes=entry.bytes,
     )
+
+
+def _in_base(entry: Entry, base: Packed) -> Stored:
+    first = base.tensors.get(entry.name)
+    if first is None:
+        raise FormatError("is not in the base")
+    same = (first.dtype, first.shape) == (entry.dtype, entry.shape)
+    _check(same, "is not of the dtype and shape that it has in the base")
+    return first
+
+
+def _shared(
+    entry: Entry, mask: Array | None, first: Stored, raw: np.dtype[Any]
+) -> tuple[Array | None, Array]:
+    """Return the mask of a tensor of the base, and its values: under the mask, or all."""
+    if entry.role == "sparse" and mask is None:
+        mask = np.ones(entry.total, bool) if first.mask is None else first.mask.reshape(-1).copy()
+    bits = first.data.reshape(-1).view(raw)
+    return mask, bits.copy() if mask is None else bits[mask]
 
 
 def _same_count(entry: Entry, mask: Array) -> None:
@@ -450,11 +579,11 @@ def level_bits(level: np.float32, dtype: str) -> Any:
 
 def main(arguments: list[str]) -> int:
     """List the tensors of the file that is named; return the exit code."""
-    if len(arguments) != 1:
-        sys.stderr.write("usage: reader.py FILE\n")
+    if len(arguments) not in (1, 2):
+        sys.stderr.write("usage: reader.py FILE [BASE]\n")
         return 2
     try:
-        packed = read(arguments[0])
+        packed = look(arguments[0]) if len(arguments) == 1 else read(*arguments)
     except (FormatError, InputError) as error:
         sys.stderr.write(f"{error}\n")
         return 3

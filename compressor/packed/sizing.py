@@ -10,11 +10,12 @@ from typing import Final
 import numpy as np
 
 from compressor.errors import InputError
-from compressor.packed import asni2, bitmask, container, csr, dense
+from compressor.packed import asni2, base, bitmask, container, csr, dense
 from compressor.packed.item import Format, Item, make
-from compressor.packed.reader import DTYPES, Entry, Packed
+from compressor.packed.reader import DTYPES, Entry, Packed, Stored
 
 FORMATS: Final[Mapping[str, Format]] = {"dense": dense, "csr": csr, "bitmask": bitmask, "asni2": asni2}
+WRITERS: Final[Mapping[str, Format]] = {**FORMATS, "base": base}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +41,19 @@ class Sizes:
     sum over the masked tensors of n H(d) / 8 plus their kept values (one bit each and 8 bytes of levels for
     two-level tensors), plus all others as they are. formats: the whole file with every masked tensor in that
     format; one that cannot store them is absent. max_error: largest |stored - given|, 0.0 when lossless.
+
+    base: the SHA-256 of the base file that a task file needs, which is not counted in `file` and `bound`, else "";
+    `formats` do without it. Sizes of a task file that were taken without its base have no gzip and no formats.
     """
 
     file: int
     dense: int
-    gzip: int
+    gzip: int | None
     bound: int
     formats: dict[str, int]
     tensors: tuple[TensorSize, ...]
     max_error: float
+    base: str = ""
 
 
 def choose(item: Item, name: str) -> tuple[Entry, str]:
@@ -56,6 +61,8 @@ def choose(item: Item, name: str) -> tuple[Entry, str]:
 
     Raises InputError if the format cannot store the tensor.
     """
+    if item.values == "base":
+        return base.plan(item), ""
     if item.mask is None:
         return item.entry("all", item.values), "not masked"
     plans = [plan for one in FORMATS.values() if isinstance(plan := one.plan(item), Entry)]
@@ -68,8 +75,18 @@ def choose(item: Item, name: str) -> tuple[Entry, str]:
     return chosen, "dense is the smallest" if best.format == "dense" else "dense was asked for"
 
 
-def measure(items: Sequence[Item], entries: Sequence[Entry], reasons: Mapping[str, str], kind: str) -> Sizes:
-    """Return the sizes of the file with these entries; items are its tensors without the aliases."""
+def measure(
+    items: Sequence[Item],
+    entries: Sequence[Entry],
+    reasons: Mapping[str, str],
+    kind: str,
+    *,
+    whole: bool = True,
+) -> Sizes:
+    """Return the sizes of the file with these entries; items are its tensors without the aliases.
+
+    whole: False if what the base file has is not known, and stands there as zeros of no memory.
+    """
     by_name = {item.name: item for item in items}
     headers = container.entries_bytes(entries)
     tensors = []
@@ -88,20 +105,20 @@ def measure(items: Sequence[Item], entries: Sequence[Entry], reasons: Mapping[st
                 reason=reasons.get(entry.name, ""),
             )
         )
-    plain, gzip = dense_sizes(items)
+    plain, gzip = dense_sizes(items, whole)
     return Sizes(
         file=container.file_size(entries, kind),
         dense=plain,
         gzip=gzip,
         bound=math.ceil(sum(bound(item) for item in items)),
-        formats=format_sizes(by_name, entries, kind),
+        formats=format_sizes(by_name, entries, kind) if whole else {},
         tensors=tuple(tensors),
         max_error=max((item.error for item in items), default=0.0),
     )
 
 
-def dense_sizes(items: Sequence[Item]) -> tuple[int, int]:
-    """Return the bytes of the tensors as plain safetensors, and of that file under gzip -6 (mtime 0).
+def dense_sizes(items: Sequence[Item], whole: bool) -> tuple[int, int | None]:
+    """Return the bytes of the tensors as plain safetensors, and of that file under gzip -6 (mtime 0) if it is known.
 
     Source: safetensors/src/tensor.rs, which writes wide dtypes first, then by name.
     """
@@ -114,6 +131,8 @@ def dense_sizes(items: Sequence[Item]) -> tuple[int, int]:
         header[item.name] = {"dtype": item.dtype, "shape": item.shape, "data_offsets": (begin, end)}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
+    if not whole:
+        return 8 + len(text) + end, None
     squeeze = zlib.compressobj(6, wbits=31)
     gzip = len(squeeze.compress(len(text).to_bytes(8, "little") + text))
     for item in items:
@@ -124,9 +143,11 @@ def dense_sizes(items: Sequence[Item]) -> tuple[int, int]:
 def bound(item: Item) -> float:
     """Return the bytes of one tensor if its mask took n H(d) bits and its kept values what they take raw."""
     width = {"own": 8 * item.bits.itemsize}.get(item.values, 16)
-    if item.mask is None:
-        return len(item.bits) * width / 8
     total, kept = len(item.bits), item.kept
+    if item.values == "base":
+        return total * entropy(kept / total if total else 0.0) / 8
+    if item.mask is None:
+        return total * width / 8
     values = kept * width
     if not isinstance(asni2.levels(item), str):
         values = min(values, kept + 64)
@@ -141,10 +162,19 @@ def entropy(density: float) -> float:
 
 
 def format_sizes(items: Mapping[str, Item], entries: Sequence[Entry], kind: str) -> dict[str, int]:
-    """Return the size of the whole file for each format that can store every masked tensor of it."""
+    """Return the size of the whole file, without a base, for each format that can store every masked tensor of it."""
+    entries = [
+        replace(entry, positions="all", values="own", width=0, escapes=0) if entry.values == "base" else entry
+        for entry in entries
+    ]
+    masked = [
+        replace(item, values="own") if item.values == "base" else item
+        for item in items.values()
+        if item.mask is not None
+    ]
     found = {}
     for name, one in FORMATS.items():
-        plans = {item.name: one.plan(item) for item in items.values() if item.mask is not None}
+        plans = {item.name: one.plan(item) for item in masked}
         if any(isinstance(plan, str) for plan in plans.values()):
             continue
         whole = (plans.get(entry.name, entry) for entry in entries)
@@ -152,29 +182,40 @@ def format_sizes(items: Mapping[str, Item], entries: Sequence[Entry], kind: str)
     return found
 
 
-def items_of(packed: Packed) -> list[Item]:
+def items_of(packed: Packed, whole: bool) -> list[Item]:
     """Return the tensors of a file that was read, without the aliases."""
     items = []
     for name, stored in packed.tensors.items():
         if stored.alias_of is None:
             raw = np.dtype(f"<u{np.dtype(DTYPES[stored.dtype]).itemsize}")
-            item = make(name, stored.dtype, stored.shape, stored.data.reshape(-1).view(raw), stored.mask)
-            lowered = stored.values in ("F16", "BF16")
-            items.append(replace(item, values=stored.values if lowered else "own"))
+            bits = stored.data.reshape(-1).view(raw)
+            if stored.values == "base" and not whole:
+                item = Item(name, stored.dtype, stored.shape, bits, None, bits[: stored.kept], 0)
+            else:
+                item = make(name, stored.dtype, stored.shape, bits, stored.mask)
+            items.append(item if stored.values == "levels" else replace(item, values=stored.values))
     return items
 
 
-def of_packed(packed: Packed, size: int) -> Sizes:
-    """Return the sizes of a file of `size` bytes that was read."""
-    items = items_of(packed)
-    chosen = {item.name: choose(item, packed.tensors[item.name].format) for item in items}
+def of_packed(packed: Packed, size: int, *, whole: bool = True) -> Sizes:
+    """Return the sizes of a file of `size` bytes that was read; whole: False for a task file without its base."""
+    items = items_of(packed, whole)
+    chosen = {item.name: _found(item, packed.tensors[item.name]) for item in items}
     entries = [
         replace(chosen[stored.alias_of][0], name=name, role="alias", alias_of=stored.alias_of)
         if stored.alias_of
         else chosen[name][0]
         for name, stored in packed.tensors.items()
     ]
-    measured = measure(items, entries, {name: why for name, (_, why) in chosen.items()}, packed.kind)
+    reasons = {name: why for name, (_, why) in chosen.items()}
+    measured = measure(items, entries, reasons, packed.kind, whole=whole)
     # Another writer may have coded the gaps differently; what counts is what the file holds.
     tensors = tuple(replace(one, bytes=packed.tensors[one.name].bytes) for one in measured.tensors)
-    return replace(measured, file=size, tensors=tensors, max_error=packed.max_error)
+    return replace(measured, file=size, tensors=tensors, max_error=packed.max_error, base=packed.base)
+
+
+def _found(item: Item, stored: Stored) -> tuple[Entry, str]:
+    """Return the entry of a tensor that was read, and why it is dense; what it takes stands in the file."""
+    if stored.values == "base":
+        return replace(item.entry("all", "base"), role=stored.role), ""
+    return choose(item, stored.format)

@@ -148,20 +148,21 @@ def test_named_formats_and_lossy_values_are_for_what_the_base_does_not_have(tmp_
     assert 0 < weighed.max_error == sizes(task).max_error
 
 
-def test_shared_tensors_stay_shared_whatever_they_are_in_the_base(tmp_path):
+@pytest.mark.parametrize("named", [("a", "b", "m"), ("m",)])
+def test_shared_tensors_stay_shared_and_others_apart_whatever_they_are_in_the_base(tmp_path, named):
     base, task = tmp_path / "base", tmp_path / "task"
-    weight = torch.randn(6, 6)
-    keep = torch.rand(6, 6) < 0.5
+    weight, rest = torch.randn(6, 6), {"m": torch.randn(3, 3)}
+    keep = {"m": rest["m"] > 0} | {name: weight > 0 for name in named if name != "m"}
+    mine = torch.where(keep["a"], weight, 0.0) if "a" in keep else weight
+    rest_mine = {"m": torch.where(keep["m"], rest["m"], 0.0)}
     for in_base in ({"a": weight, "b": weight}, {"a": weight, "b": weight.clone()}):
-        pack(in_base, base)
-        pruned = torch.where(keep, weight, 0.0)
-        for state in ({"a": pruned, "b": pruned}, {"a": pruned, "b": pruned.clone()}):
-            weighed = pack(state, task, mask={"a": keep, "b": keep}, base=base)
+        pack(rest | in_base, base)
+        for state in ({"a": mine, "b": mine}, {"a": mine, "b": mine.clone()}):
+            weighed = pack(rest_mine | state, task, mask=keep, base=base)
             assert weighed == sizes(task, base=base)
             found = unpack(task, base=base)
-            assert same(found, state)
-            shared = found["a"].data_ptr() == found["b"].data_ptr()
-            assert shared == (state["a"] is state["b"])
+            assert same(found, rest_mine | state)
+            assert (found["a"].data_ptr() == found["b"].data_ptr()) == (state["a"] is state["b"])
 
 
 def test_the_module_comes_back_with_its_base(tmp_path):

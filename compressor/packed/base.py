@@ -1,0 +1,46 @@
+"""Format `base`: nothing but the positions; the values are those that the base file has there.
+
+One frozen network, one small file per task (papers/edge-popup.md §8a): of a masked tensor whose kept weights are the
+base's, bit for bit, the mask is stored; of one whose mask is the base's own too, or that has none, not even that.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from compressor.packed import csr
+from compressor.packed.item import Item, bit_bytes
+from compressor.packed.reader import Entry, Packed
+
+
+def in_base(item: Item, base: Packed) -> Item:
+    """Return the tensor as one that is stored from the base, or as it is if the base does not have it so."""
+    first = base.tensors.get(item.name)
+    if first is None or (first.dtype, first.shape) != (item.dtype, item.shape):
+        return item
+    bits = first.data.reshape(-1).view(item.bits.dtype)
+    if not np.array_equal(bits if item.mask is None else bits[item.mask], item.kept_bits):
+        return item
+    own = np.ones(len(bits), bool) if first.mask is None else first.mask.reshape(-1)
+    return replace(item, values="base", base_mask=own)
+
+
+def plan(item: Item) -> Entry:
+    """Return the header entry with the smallest coding of the positions, of a tensor that `in_base` found there."""
+    assert item.base_mask is not None
+    if item.mask is None or np.array_equal(item.mask, item.base_mask):
+        return item.entry("all", "base")
+    bitmask = item.entry("bitmask", "base")
+    width, escapes = csr.best_width(csr.gaps(item))
+    listed = item.entry("gaps", "base", width, escapes)
+    return listed if listed.section < bitmask.section else bitmask
+
+
+def sections(item: Item, entry: Entry) -> Iterator[bytes]:
+    """Yield the positions."""
+    if entry.positions == "gaps":
+        yield csr.gap_bytes(item, entry)
+    elif entry.positions == "bitmask":
+        assert item.mask is not None
+        yield bit_bytes(item.mask)
