@@ -36,7 +36,10 @@ class Accuracy:
 
 def shipped(report: Report) -> str:
     """Name the network that ships: ASNI-II as deployed only where it was tied to two levels (DESIGN 2)."""
-    tune = (report.get("recipe") or {}).get("tune") or {}
+    recipe = report.get("recipe") or {}
+    tune, method = recipe.get("tune") or {}, (recipe.get("prune") or {}).get("method")
+    if method == "edge-popup" and not tune.get("enabled", True):
+        return "edge-popup network as shipped"
     if tune.get("enabled", True) and tune.get("tied"):
         return "two-level network as shipped"
     if tune.get("enabled", True) and tune.get("start") == "levels":
@@ -57,6 +60,8 @@ def accuracies(report: Report) -> list[Accuracy]:
         "asni1": "ASNI-I, sparse network",
         "final": shipped(report),
     }
+    if labels["final"].startswith("edge-popup"):
+        labels["pruned"] = "edge-popup, as it was trained"
     count, epochs = samples(report), report.get("accuracy_epochs") or {}
     return [
         Accuracy(

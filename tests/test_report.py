@@ -164,6 +164,13 @@ def test_only_a_tied_network_is_called_two_level(tune, name):
     assert name in shown(report.summary(made))
 
 
+def test_an_edge_popup_network_is_called_what_it_is():
+    recipe = example()["recipe"] | {"prune": {"method": "edge-popup"}, "tune": {"enabled": False}}
+    text = shown(report.summary(example(recipe=recipe)))
+    assert "edge-popup network as shipped" in text
+    assert "before tuning" not in text
+
+
 ROUNDS = [
     {"round": n, "density": 0.5**n, "kept": 25100 // n, "accuracy": 0.98 - 0.01 * n, "validation": 0.97,
      "packed": 90_000 // n, "shipped": n == 2, "control": None if n == 3 else 0.985}
