@@ -1,11 +1,13 @@
 """What methods take as `data`: batches, inputs alone, or a shape (DESIGN §4)."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from compressor.copies import undisturbed
 from compressor.errors import InputError
 
 Batch = tuple[tuple[Tensor, ...], Any]
@@ -17,13 +19,15 @@ _WHAT = "data: not a batch (x, y), an iterable of batches, inputs x or a shape"
 def example_inputs(data: Any) -> tuple[Tensor, ...]:
     """Return one batch of inputs from what methods take as `data`.
 
-    data: (x, y), ((x1, x2), y), an iterable of such batches, x alone, or a shape without the batch (gives ones).
-    Raises InputError for anything else.
+    data: (x, y), ((x1, x2), y), an iterable of such batches, x alone, or a shape without the batch, or several, which
+    give ones. Raises InputError for anything else.
     """
     if isinstance(data, Tensor):
         return (data,)
     if _is_shape(data):
-        return (torch.ones(2, *data),)
+        return (torch.ones(2, *data, device="cpu"),)
+    if isinstance(data, tuple) and data and all(_is_shape(shape) for shape in data):
+        return tuple(torch.ones(2, *shape, device="cpu") for shape in data)
     if _is_batch(data):
         return _inputs(data[0])
     first = next(_iterate(data), None)
@@ -46,17 +50,30 @@ def labelled(data: Any, method: str) -> list[Batch]:
     if not batches:
         raise InputError(f"{wants}; the iterable is empty")
     if not all(_is_batch(batch) for batch in batches):
-        raise InputError(f"{wants}; there is something else in it")
+        raise InputError(f"{wants}; there is something else in it than tensors")
     return [(_inputs(batch[0]), batch[1]) for batch in batches]
 
 
-def collected(data: Any) -> Any:
-    """Return `data` so that it can be read twice: an iterator, which can not, as a list of its batches."""
-    return list(data) if isinstance(data, Iterator) else data
+def collected(data: Any, *, whole: bool) -> Any:
+    """Return `data` so that reading it twice gives the same: an iterable as the list of its batches.
+
+    whole: all of them, or only the first. A loader that shuffles or augments gives others every time. The global
+    generators, which loaders draw from, are put back.
+    """
+    if data is None or isinstance(data, Tensor) or _is_shape(data) or _is_batch(data):
+        return data
+    if isinstance(data, tuple) and data and all(_is_shape(shape) for shape in data):
+        return data
+    with undisturbed():
+        return list(islice(_iterate(data), None if whole else 1))
 
 
 def _is_shape(data: Any) -> bool:
-    return isinstance(data, Sequence) and bool(data) and all(isinstance(size, int) for size in data)
+    if not isinstance(data, Sequence) or not data or not all(isinstance(size, int) for size in data):
+        return False
+    if min(data) < 1:
+        raise InputError(f"data: the shape {tuple(data)} has a size below 1")
+    return True
 
 
 def _is_batch(data: Any) -> bool:

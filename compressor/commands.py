@@ -88,7 +88,7 @@ def prune(
     single.check_out(out, weights)
     run = single.context(weights, data_dir, model=model, data=data, weights=weights, seed=seed)
     if compare:
-        names = [name.strip() for name in compare.split(",")]
+        names = [name.strip() for name in compare.split(",") if name.strip()]
         found = single.compare_methods(
             run, out, methods=names, density=density, scope=scope, exclude=exclude or ()
         )
@@ -96,8 +96,9 @@ def prune(
         if not as_json:
             best = next(iter(found.masks))
             named = [*(["--weights", str(weights)] if weights else []), *_named(out, model, data, data_dir)]
-            how = ("--method", best, "--density", f"{density:g}", *named, "--out", "pruned.safetensors")
-            after("compressor", "prune", *how)
+            words = ["--method", best, "--density", f"{density:g}", "--scope", scope, "--seed", str(seed)]
+            words += [part for pattern in exclude or () for part in ("--exclude", pattern)]
+            after("compressor", "prune", *words, *named, "--out", "pruned.safetensors")
         return
     pruned = single.prune_file(run, out, method=method, density=density, scope=scope, exclude=exclude or ())
     printing.pruned(out, pruned, as_json)

@@ -9,7 +9,8 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from compressor.errors import InputError
+from compressor.batches import collected
+from compressor.errors import CollapseError, InputError
 from compressor.files import write_bytes
 from compressor.methods import prune
 from compressor.weights import Mask
@@ -57,6 +58,7 @@ def compare(
     twice = [name for name in methods if list(methods).count(name) > 1]
     if twice or not methods:
         raise InputError(f"compare: {f'{twice[0]} is named twice' if twice else 'no method is named'}")
+    data = collected(data, whole=True)
     masks, refused = dict[str, Mask](), dict[str, str]()
     for name in methods:
         try:
@@ -69,12 +71,10 @@ def compare(
                 exclude=exclude,
                 generator=torch.Generator().manual_seed(seed),
             )
-        except InputError as error:
-            if not str(error).startswith("layer collapse"):
-                raise
+        except CollapseError as error:
             refused[name] = str(error)
     if not masks:
-        raise InputError("; ".join(refused.values()))
+        raise CollapseError("; ".join(refused.values()))
     return Comparison(density, masks, refused)
 
 

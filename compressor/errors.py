@@ -9,7 +9,7 @@ CompressorError
 A message is one sentence: the name of the thing, what is wrong, what would be right.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -23,6 +23,10 @@ class InputError(CompressorError):
     """The user gave something that cannot be used."""
 
     exit_code = 3
+
+
+class CollapseError(InputError):
+    """A mask through which nothing can flow."""
 
 
 class FormatError(CompressorError):
@@ -50,3 +54,9 @@ def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
     if near:
         return InputError(f'unknown {what} "{name}"; did you mean "{near[0]}"?')
     return InputError(f'unknown {what} "{name}"; known are {", ".join(names)}')
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """Return names for a message, not more than one can read."""
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -1,20 +1,19 @@
 """Which weights lie on a path from input to output, and the guard against collapsed masks (DESIGN §3)."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from compressor.batches import example_inputs
-from compressor.errors import InputError
+from compressor.copies import copied, first_line, floating, undisturbed
+from compressor.errors import InputError, listed
 from compressor.weights import fit
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 _TRANSPOSED = nn.modules.conv._ConvTransposeNd
-REMEDY: Final = 'raise the density, try scope="layer" or "erk", or another method (synflow keeps paths alive)'
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +47,21 @@ def reach(model: nn.Module, mask: Mapping[str, Tensor], inputs: Sequence[Tensor]
 def flows(model: nn.Module, mask: Mapping[str, Tensor], inputs: Sequence[Tensor]) -> bool:
     """Say whether anything flows from input to output through the weights that the mask keeps.
 
-    One pass in float32 for the gradient of the inputs; where that finds none, or inputs are integers, one in float64.
+    One pass in float32 for the gradient of the inputs on the positive copy; where that finds none, or there are
+    integers among the inputs, one in float64; and before the answer is no, the network as it is, signs and biases
+    included: a half of it that only negative numbers reach, or a gate that a bias opens, is alive.
     Raises InputError if the network does not run on the inputs.
     """
-    if any(x.is_floating_point() for x in inputs):
-        quick = _probed(model, mask, inputs, torch.float32, weights=False)
-        if quick.from_input:
-            return True
+    moved = any(x.is_floating_point() for x in inputs)
+    if moved and _probed(model, mask, inputs, torch.float32, weights=False).from_input:
+        return True
     found = _probed(model, mask, inputs, torch.float64)
-    if any(x.is_floating_point() for x in inputs):
-        return found.from_input
-    return any(bool((found.reached[name] & kept.cpu()).any()) for name, kept in mask.items())
+    if moved and found.from_input:
+        return True
+    whole = all(x.is_floating_point() for x in inputs)
+    if not whole and any(bool((found.reached[name] & kept.cpu()).any()) for name, kept in mask.items()):
+        return True
+    return moved and _probed(model, mask, inputs, torch.float64, weights=False, as_it_is=True).from_input
 
 
 def survey(model: nn.Module, mask: Mapping[str, Tensor], data: Any) -> Survey:
@@ -91,16 +94,22 @@ def collapse(model: nn.Module, mask: Mapping[str, Tensor], data: Any) -> str:
             return ""
         if flows(model, {name: torch.ones_like(kept) for name, kept in mask.items()}, inputs):
             cut = empty or _without_flow(model, mask, inputs)
-            return f"nothing can flow from input to output, cut at {', '.join(cut)}"
+            return f"nothing can flow from input to output, cut at {listed(cut)}"
     if empty:
         proof = "" if data is not None else "; data= (a batch or an input shape) would prove another path"
-        return f"nothing is kept in {', '.join(empty)}{proof}"
+        return f"nothing is kept in {listed(empty)}{proof}"
     return ""
 
 
 def _without_flow(model: nn.Module, mask: Mapping[str, Tensor], inputs: Sequence[Tensor]) -> list[str]:
     reached = reach(model, mask, inputs)
     return [name for name, kept in mask.items() if not bool((reached[name] & kept.cpu()).any())] or list(mask)
+
+
+def remedy(method: str) -> str:
+    """Return what to try when a method left nothing to flow."""
+    others = "" if method == "synflow" else " (synflow looks for paths)"
+    return f'raise the density, try scope="layer" or "erk", or another method{others}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,14 +128,15 @@ def _probed(
     dtype: torch.dtype,
     *,
     weights: bool = True,
+    as_it_is: bool = False,
 ) -> _Found:
     small = [x[:2] if x.dim() else x for x in inputs]
     failure: Exception | None = None
     for kind in dict.fromkeys((dtype, torch.float32)):
         for examples in (small, inputs):
             try:
-                with torch.random.fork_rng(), torch.inference_mode(False), torch.enable_grad():
-                    return _probe(model, mask, examples, kind, weights)
+                with undisturbed(next(model.parameters()).device):
+                    return _probe(model, mask, examples, kind, weights=weights, as_it_is=as_it_is)
             except InputError:
                 raise
             except Exception as error:  # whatever a foreign module raises in there
@@ -134,71 +144,85 @@ def _probed(
     raise InputError(f"{type(model).__name__} does not run on the data ({first_line(failure)})") from failure
 
 
-def first_line(error: object) -> str:
-    """Return the first line of what an error says, for a message of our own; its type where it says nothing."""
-    return (str(error).splitlines() or [""])[0] or type(error).__name__
-
-
 def _probe(
-    model: nn.Module, mask: Mapping[str, Tensor], inputs: Sequence[Tensor], dtype: torch.dtype, weights: bool
+    model: nn.Module,
+    mask: Mapping[str, Tensor],
+    inputs: Sequence[Tensor],
+    dtype: torch.dtype,
+    *,
+    weights: bool,
+    as_it_is: bool,
 ) -> _Found:
-    probe = copy.deepcopy(model).to(dtype).eval()
+    """Run one copy. weights: for the gradients of the weights too; then biases are no source of anything."""
+    probe = copied(model, dtype)
     masked = fit(probe, mask)
     generator = torch.Generator().manual_seed(0)
-    _make_positive(probe, masked, mask, generator)
+    _prepare(probe, masked, mask, None if as_it_is else generator, biases=not weights)
     device = next(iter(masked.values())).device
-    examples = [(_positive(x, dtype, generator) if x.is_floating_point() else x).to(device) for x in inputs]
+
+    def drawn() -> list[Tensor]:
+        own = [
+            x.clone().to(dtype) if as_it_is else _positive(x, dtype, generator)
+            for x in inputs
+            if x.is_floating_point()
+        ]
+        found = iter(own)
+        return [(next(found) if x.is_floating_point() else x).to(device) for x in inputs]
+
+    examples = drawn()
     starts = [x.requires_grad_(True) for x in examples if x.is_floating_point()]
     for parameter in probe.parameters():
-        parameter.requires_grad_(weights)
+        parameter.requires_grad_(weights and parameter.is_floating_point())
     outputs = floating(probe(*examples))
+    if not outputs:
+        raise InputError(f"{type(model).__name__} returns no floating tensor; nothing can be derived from it")
     total = torch.stack([_scalar(output) for output in outputs]).sum()
     wanted = [*starts, *(masked.values() if weights else ())]
     gradients: Sequence[Tensor | None] = [None] * len(wanted)
     if total.requires_grad:
         gradients = torch.autograd.grad(total, wanted, allow_unused=True)
     hits = [(torch.zeros_like(x) if g is None else g).ne(0) for x, g in zip(wanted, gradients, strict=True)]
+    dead = 0
+    if weights and starts:
+        with torch.no_grad():
+            others = floating(probe(*drawn()))
+        dead = sum(int((a[:1] == b[:1]).sum()) for a, b in zip(outputs, others, strict=True) if a.dim())
     return _Found(
         any(bool(hit.any()) for hit in hits[: len(starts)]),
         {name: hit.cpu() for name, hit in zip(masked, hits[len(starts) :], strict=False)},
-        sum(int((output[:1] == output[1:2]).sum()) for output in outputs if output.dim()),
+        dead,
     )
 
 
 @torch.no_grad()
-def _make_positive(
+def _prepare(
     probe: nn.Module,
     masked: Mapping[str, nn.Parameter],
     mask: Mapping[str, Tensor],
-    generator: torch.Generator,
+    generator: torch.Generator | None,
+    *,
+    biases: bool,
 ) -> None:
-    for module in probe.modules():
-        if isinstance(module, _NORMS):
-            module.reset_parameters()
-    for name, parameter in probe.named_parameters():
-        if name.endswith("bias"):
-            parameter.zero_()
-        elif parameter.dim() >= 2:
-            parameter.copy_(_positive(parameter, parameter.dtype, generator))
+    """Mask the copy and, with a generator, make it positive first; biases: keep their absolute values, else 0."""
+    if generator is not None:
+        for module in probe.modules():
+            if isinstance(module, _NORMS):
+                module.reset_parameters()
+        for name, parameter in probe.named_parameters():
+            if name.endswith("bias"):
+                parameter.copy_(parameter.abs() if biases else torch.zeros_like(parameter))
+            elif parameter.dim() >= 2:
+                parameter.copy_(_positive(parameter, parameter.dtype, generator))
     for name, weight in masked.items():
-        weight.mul_(mask[name].to(weight.device))
-    for parameter in probe.parameters():
-        if parameter.dim() >= 2:
-            parameter.div_(parameter.flatten(1).sum(1).max().clamp_min(1e-30))
+        weight.masked_fill_(~mask[name].to(weight.device), 0.0)
+    if generator is not None:
+        for parameter in probe.parameters():
+            if parameter.dim() >= 2:
+                parameter.div_(parameter.flatten(1).sum(1).max().clamp_min(1e-30))
 
 
 def _positive(like: Tensor, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
-    return torch.rand(like.shape, generator=generator, dtype=dtype).add_(0.5).to(like.device)
-
-
-def floating(outputs: Any) -> list[Tensor]:
-    """Return the floating outputs of a network, however it nests them."""
-    if isinstance(outputs, Tensor):
-        return [outputs] if outputs.is_floating_point() else []
-    values = outputs.values() if isinstance(outputs, Mapping) else outputs
-    return [
-        t for value in values if isinstance(value, Tensor | Mapping | tuple | list) for t in floating(value)
-    ]
+    return torch.rand(like.shape, generator=generator, dtype=dtype, device="cpu").add_(0.5).to(like.device)
 
 
 def _scalar(output: Tensor) -> Tensor:

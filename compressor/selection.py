@@ -4,8 +4,10 @@ The count is an equality, whatever the ties; equal scores are kept in order of p
 row-major), so the same scores give the same mask on every machine.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from math import floor, prod, sqrt
+from numbers import Real
 from typing import Final
 
 import numpy as np
@@ -14,6 +16,8 @@ from torch import Tensor
 
 from compressor.errors import InputError, unknown
 from compressor.weights import Mask
+
+log = logging.getLogger(__name__)
 
 SCOPES: Final = ("global", "layer", "erk")
 # 0.145 * 100 is 14.499999999999998 in floating point, and 15 is what was asked for (baselines.md §2).
@@ -27,8 +31,8 @@ Quota = tuple[tuple[str, ...], int]
 
 def kept_count(density: float, total: int) -> int:
     """Return floor(density * total + 0.5), at least 1. Raises InputError unless 0 < density <= 1."""
-    if not 0 < density <= 1:
-        raise InputError(f"density {density} is outside (0, 1]; 0.05 keeps 5 % of the weights")
+    if not isinstance(density, Real) or not 0 < density <= 1:
+        raise InputError(f"density {density!r} is outside (0, 1]; 0.05 keeps 5 % of the weights")
     return max(1, floor(density * total + 0.5 + _SLACK))
 
 
@@ -42,9 +46,12 @@ def select(scores: Mapping[str, Tensor], density: float, scope: str = "global") 
     for name, score in scores.items():
         if bool(torch.isnan(score).any()):
             raise InputError(f'the scores of "{name}" hold NaN; they cannot be ranked')
-    return Mask(
-        keep(scores, quotas({name: tuple(score.shape) for name, score in scores.items()}, density, scope))
-    )
+    shapes = {name: tuple(score.shape) for name, score in scores.items()}
+    wanted = quotas(shapes, density, scope)
+    first = next((score.flatten()[0] for score in scores.values() if score.numel()), None)
+    if density < 1 and first is not None and all(bool((score == first).all()) for score in scores.values()):
+        log.warning("all scores are equal: the first weights by position are kept")
+    return Mask(keep(scores, wanted))
 
 
 def quotas(
@@ -85,7 +92,7 @@ def above(
     """Return the bool tensors of `keep` for thresholds that are known."""
     kept: dict[str, Tensor] = {}
     for (names, count), lowest in zip(wanted, least, strict=True):
-        masks = {name: scores[name] >= lowest for name in names}
+        masks = {name: scores[name].contiguous() >= lowest for name in names}
         excess = sum(int(mask.count_nonzero()) for mask in masks.values()) - count
         for name in reversed(names):
             if excess == 0:

@@ -138,6 +138,44 @@ def test_reach_through_a_very_deep_network_neither_overflows_nor_vanishes() -> N
     assert all(bool(r.all()) for r in reach(net, mask, [torch.zeros(1, 64)]).values())
 
 
+class Film(nn.Module):
+    """Scales its features by a gate that the bias alone may open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.scale, self.head = nn.Linear(4, 6), nn.Linear(2, 6), nn.Linear(6, 3)
+        nn.init.ones_(self.scale.bias)
+
+    def forward(self, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.head((self.body(x) * self.scale(z)).relu())
+        return out
+
+
+class Halves(nn.Module):
+    """CReLU: the second half carries what is negative."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(4, 6), nn.Linear(12, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.body(x)
+        out: torch.Tensor = self.head(torch.cat([h.relu(), (-h).relu()], 1))
+        return out
+
+
+def test_a_gate_that_its_bias_opens_and_a_half_that_only_negative_numbers_reach_are_alive() -> None:
+    torch.manual_seed(0)
+    film = {name: torch.ones_like(p, dtype=torch.bool) for name, p in prunable(Film()).items()}
+    film["scale.weight"][:] = False
+    assert not collapse(Film(), film, ((torch.randn(4, 4), torch.randn(4, 2)), torch.zeros(4)))
+    halves = {name: torch.ones_like(p, dtype=torch.bool) for name, p in prunable(Halves()).items()}
+    halves["head.weight"][:, :6] = False
+    assert not collapse(Halves(), halves, torch.randn(4, 4))
+    halves["head.weight"][:] = False
+    assert collapse(Halves(), halves, torch.randn(4, 4))
+
+
 class Shifted(nn.Module):
     """Inputs around 128, shifted by a buffer: the probe's own inputs are silenced by the first ReLU."""
 

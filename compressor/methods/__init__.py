@@ -2,14 +2,15 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
 from compressor.batches import collected
-from compressor.errors import InputError, unknown
-from compressor.flow import REMEDY, collapse
+from compressor.errors import CollapseError, InputError, unknown
+from compressor.flow import collapse, remedy
 from compressor.methods.asni import asni
 from compressor.methods.edge_popup import edge_popup
 from compressor.methods.force import force
@@ -19,6 +20,7 @@ from compressor.methods.magnitude import magnitude
 from compressor.methods.random import random
 from compressor.methods.snip import snip
 from compressor.methods.synflow import synflow
+from compressor.selection import SCOPES, kept_count
 from compressor.weights import Mask
 
 Method = Callable[..., Mask]
@@ -62,8 +64,8 @@ def prune(
     missing or do not fit, and a mask through which nothing can flow, with the layers and the round (DESIGN §3).
     """
     if method in TRAINING_METHODS:
-        call = TRAINING_METHODS[method].__name__
-        raise InputError(f'"{method}" prunes while it trains; use compressor.{call}(model, optimizer, ...)')
+        own = TRAINING_METHODS[method].__name__
+        raise InputError(f'"{method}" prunes while it trains; use compressor.{own}(model, optimizer, ...)')
     if method not in METHODS:
         raise unknown("method", method, [*METHODS, *TRAINING_METHODS])
     function = METHODS[method]
@@ -71,22 +73,24 @@ def prune(
     for option in options:
         if option not in known:
             raise unknown(f"option of {method}", option, [name for name in known if name != "model"])
-    data = collected(data)
-
-    def found(**more: Any) -> Mask:
-        return function(
-            model, density, data, generator=generator, scope=scope, exclude=exclude, **options, **more
-        )
-
-    mask = found()
+    if not isinstance(model, nn.Module):
+        raise InputError(f"{method} prunes a torch.nn.Module, not a {type(model).__name__}")
+    kept_count(density, 1)
+    if scope not in SCOPES:
+        raise unknown("scope", str(scope), SCOPES)
+    exclude = [exclude] if isinstance(exclude, str) else exclude
+    data = collected(data, whole="loss" in known)
+    call = partial(function, model, density, data, generator=generator, scope=scope, exclude=exclude)
+    mask = call(**options)
     why = collapse(model, mask, data)
     if why:
-        when = f" in round {_collapsed_in(model, data, found)}" if "on_round" in known else ""
-        raise InputError(f"layer collapse by {method}{when}: {why}; {REMEDY}")
+        again = partial(call, **{name: value for name, value in options.items() if name != "on_round"})
+        when = f" in round {_collapsed_in(model, data, again)}" if "on_round" in known else ""
+        raise CollapseError(f"layer collapse by {method}{when}: {why}; {remedy(method)}")
     return mask
 
 
-def _collapsed_in(model: nn.Module, data: Any, found: Callable[..., Mask]) -> int:
+def _collapsed_in(model: nn.Module, data: Any, call: Callable[..., Mask]) -> int:
     """Return the round after which nothing flowed any more, by pruning once again with an eye on it."""
     dead_since = 0
 
@@ -97,5 +101,5 @@ def _collapsed_in(model: nn.Module, data: Any, found: Callable[..., Mask]) -> in
         elif not dead_since:
             dead_since = number
 
-    found(on_round=look)
+    call(on_round=look)
     return dead_since

@@ -8,12 +8,14 @@ are not divided by their sum.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from compressor.batches import Batch, labelled
+from compressor.copies import floating
 from compressor.errors import InputError
 from compressor.methods.rounds import refuse_useless
 from compressor.methods.scratch import (
@@ -62,12 +64,12 @@ def grasp_scores(
     temperature: float = 200.0,
 ) -> dict[str, Tensor]:
     """Return w * Hg of every prunable weight; g and the Hessian H are of the prunable weights alone."""
-    if not temperature > 0:
-        raise InputError(f"temperature {temperature} must be above 0")
+    if not isinstance(temperature, int | float) or not temperature > 0:
+        raise InputError(f"temperature {temperature!r} must be a number above 0")
     batches = labelled(data, "grasp")
 
     def cooled(output: Any, labels: Any) -> Tensor:
-        return loss((output if isinstance(output, Tensor) else output[0]) / temperature, labels)
+        return loss(_divided(output, temperature), labels)
 
     with scratch(model, exclude, mode=mode) as (probe, weights):
         found = _curvature(probe, weights, batches, cooled)
@@ -75,6 +77,15 @@ def grasp_scores(
             scores = {name: product.mul_(weights[name]) for name, product in found.items()}
     refuse_useless(scores, "grasp")
     return scores
+
+
+def _divided(output: Any, temperature: float) -> Any:
+    """Return the output of a network with every floating tensor divided, nested as it was."""
+    if isinstance(output, Tensor):
+        return output / temperature if output.is_floating_point() else output
+    if isinstance(output, dict):
+        return {key: _divided(value, temperature) for key, value in output.items()}
+    return [_divided(value, temperature) for value in output] if isinstance(output, tuple | list) else output
 
 
 def _curvature(
@@ -134,33 +145,44 @@ def _refuse_silent_zeros(found: Sequence[Tensor | None]) -> None:
 
 def _without_second_derivative(probe: nn.Module, inputs: Sequence[Tensor]) -> list[str]:
     """Return the modules that can not be derived twice though everything inside them can."""
-    called: dict[str, tuple[Any, ...]] = {}
-    hooks = [
-        module.register_forward_pre_hook(lambda _, args, name=name: called.update({name: args}))
-        for name, module in probe.named_modules()
-    ]
+    called: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {}
+
+    def note(name: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        called[name] = args, kwargs
+
+    modules = dict(probe.named_modules())
+    hooks = [m.register_forward_pre_hook(partial(note, n), with_kwargs=True) for n, m in modules.items()]
     forward(probe, inputs)
     for hook in hooks:
         hook.remove()
-    modules = dict(probe.named_modules())
-    failing = [name for name, args in called.items() if not _twice(modules[name], args)]
+    failing = [name for name, (args, kwargs) in called.items() if not _twice(modules[name], args, kwargs)]
     inner = [
         n for n in failing if not any(other != n and other.startswith(f"{n}." * bool(n)) for other in failing)
     ]
     return [f'"{name}" ({type(modules[name]).__name__})' if name else type(probe).__name__ for name in inner]
 
 
-def _twice(module: nn.Module, args: tuple[Any, ...]) -> bool:
-    moved = [a.detach().requires_grad_(a.is_floating_point()) if isinstance(a, Tensor) else a for a in args]
+def _twice(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    def leaf(value: Any) -> Any:
+        moved = isinstance(value, Tensor) and value.is_floating_point()
+        return value.detach().requires_grad_(True) if moved else value
+
+    moved, named = [leaf(value) for value in args], {key: leaf(value) for key, value in kwargs.items()}
     try:
-        output = module(*moved)
-        total = (output if isinstance(output, Tensor) else output[0]).square().sum()
-        wanted = [x for x in (*moved, *module.parameters()) if isinstance(x, Tensor) and x.requires_grad]
+        outputs = [output for output in floating(module(*moved, **named)) if output.requires_grad]
+        wanted = [
+            x
+            for x in (*moved, *named.values(), *module.parameters())
+            if isinstance(x, Tensor) and x.requires_grad
+        ]
+        if not outputs or not wanted:
+            return True
+        total = torch.stack([output.square().sum() for output in outputs]).sum()
         first = torch.autograd.grad(total, wanted, create_graph=True, allow_unused=True)
         _refuse_silent_zeros(first)
         again = [g.square().sum() for g in first if g is not None and g.requires_grad]
         if again:
             torch.autograd.grad(torch.stack(again).sum(), wanted, allow_unused=True)
-    except RuntimeError:
+    except Exception:  # whatever a foreign module raises in there
         return False
     return True

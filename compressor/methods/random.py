@@ -29,7 +29,7 @@ def random(
     if source.device.type != "cpu":
         source = torch.Generator().manual_seed(source.initial_seed())
     draws = {
-        name: torch.rand(weight.shape, generator=source, dtype=torch.float64)
+        name: torch.rand(weight.shape, generator=source, dtype=torch.float64, device="cpu")
         for name, weight in prunable(model, exclude).items()
     }
     return select(draws, density, scope)

@@ -1,14 +1,17 @@
 """Pruning in rounds: how many weights each keeps, and the loop that scores, selects and narrows."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from math import floor, isfinite, prod
 
 import torch
 from torch import Tensor
 
-from compressor.errors import InputError
-from compressor.flow import REMEDY
+from compressor.errors import CollapseError, InputError, listed
+from compressor.flow import remedy
 from compressor.selection import Quota, above, kept_count, quotas, thresholds
+
+log = logging.getLogger(__name__)
 
 OnRound = Callable[[int, Mapping[str, Tensor]], None]
 """(round, from 1; the bool masks after it, on the weights' device): called after every round."""
@@ -21,8 +24,8 @@ def exponential(density: float, rounds: int) -> list[float]:
 
     Raises InputError for rounds below 1. Source: SynFlow, Alg. 1; FORCE, section 4; papers/force.md F5.
     """
-    if rounds < 1:
-        raise InputError(f"rounds {rounds} must be at least 1")
+    if not isinstance(rounds, int) or rounds < 1:
+        raise InputError(f"rounds {rounds!r} must be a whole number, at least 1")
     return [density ** (t / rounds) for t in range(1, rounds)] + [density]
 
 
@@ -95,21 +98,25 @@ def refuse_useless(
 ) -> None:
     """Raise InputError for scores that can not be ranked: not finite (the layer is named) or all 0.
 
-    number, masks: the round and what is kept before it. Without a kept layer in the way, zeros mean dead data.
+    number, masks: the round and what is kept before it; CollapseError from the second round on. A layer that scores
+    0 everywhere is logged in the first.
     """
     when = f" in round {number}" if masks is not None else ""
-    largest = {name: max(map(abs, map(float, score.aminmax()))) for name, score in scores.items()}
+    largest = {
+        name: max(map(abs, map(float, s.aminmax()))) if s.numel() else 0.0 for name, s in scores.items()
+    }
     for name, size in largest.items():
         if not isfinite(size):
             raise InputError(f'{method}: the scores of "{name}" are not finite{when}')
-    if any(largest.values()):
+    silent = [name for name, size in largest.items() if size == 0]
+    if len(silent) < len(largest):
+        if silent and number == 1:
+            log.warning("%s: every weight of %s scores 0", method, listed(silent))
         return
     if number == 1 or masks is None:
-        raise InputError(
-            f"{method}: all scores are zero; with these data no signal passes through the network"
-        )
+        raise InputError(f"{method}: all scores are zero; no gradient comes back to any weight")
     empty = [name for name, mask in masks.items() if not bool(mask.any())] or list(masks)
-    raise InputError(
-        f"layer collapse: nothing can flow from input to output after round {number - 1} of {method}, "
-        f"cut at {', '.join(empty)}; {REMEDY}"
+    raise CollapseError(
+        f"layer collapse by {method} in round {number - 1}: nothing can flow from input to output, "
+        f"cut at {listed(empty)}; {remedy(method)}"
     )

@@ -1,7 +1,5 @@
 """The copy that a scoring method computes on, so that the caller's module stays the same bits (DESIGN §4)."""
 
-import copy
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final
@@ -11,20 +9,20 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from compressor.batches import Batch
+from compressor.copies import copied, first_line, undisturbed
 from compressor.errors import InputError, unknown
-from compressor.flow import first_line
 from compressor.weights import prunable, refuse_nan
-
-log = logging.getLogger(__name__)
 
 Loss = Callable[[Any, Any], Tensor]
 """(output of the network, labels) -> 0-dim tensor."""
 MODES: Final = ("train", "eval")
-_DROPOUT = nn.modules.dropout._DropoutNd
+_BATCH_NORMS = nn.modules.batchnorm._NormBase
 
 
 def cross_entropy(output: Any, labels: Tensor) -> Tensor:
     """Return the mean cross-entropy on class indices; of several outputs (auxiliary heads) the first counts."""
+    if not isinstance(output, Tensor | tuple | list):
+        raise TypeError(f"the output is a {type(output).__name__}, which the default loss can not read")
     logits = output if isinstance(output, Tensor) else output[0]
     return nn.functional.cross_entropy(logits, labels)
 
@@ -35,41 +33,40 @@ def scratch(
 ) -> Iterator[tuple[nn.Module, dict[str, nn.Parameter]]]:
     """Yield a copy of the module and its prunable weights, which alone ask for gradients.
 
-    mode: "train" (batch norm takes the statistics of the batch; dropout stays off, or scores would be random) or
-    "eval". dtype: what to compute in; None is the network's own, but float32 for the half types.
-    Whatever random numbers the network draws are the same in every call, and the global generators are put back.
-    Raises InputError for an unknown mode, nothing prunable and weights that are not finite.
+    mode: "eval", or "train", in which batch and instance norms take the statistics of the batch and nothing else
+    changes: dropout in any form would make scores random. dtype: what to compute in; None is the network's own, but
+    float32 for the half types. Whatever random numbers the network draws are the same in every call, and the global
+    generators are put back. Raises InputError for an unknown mode, nothing prunable, weights that are not finite and
+    a module that can not be copied.
     """
     if mode not in MODES:
         raise unknown("mode", mode, MODES)
     names = list(prunable(model, exclude))
-    with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad())
-        probe = copy.deepcopy(model)
-        parameters = dict(probe.named_parameters())
-        kinds = {p.dtype for p in parameters.values()}
-        if dtype is not None or kinds & {torch.float16, torch.bfloat16}:
-            probe.to(dtype or torch.float32)
-        probe.train(mode == "train")
+    refuse_nan(prunable(model, exclude), "weight")
+    device = next(model.parameters()).device
+    half = {p.dtype for p in model.parameters()} & {torch.float16, torch.bfloat16}
+    with undisturbed(device), _plain_kernels(model, device):
+        probe = copied(model, dtype or (torch.float32 if half else None))
         for module in probe.modules():
-            if isinstance(module, _DROPOUT):
-                module.eval()
-        for parameter in parameters.values():
-            parameter.requires_grad_(False)
-        weights = {name: parameters[name] for name in names}
-        for weight in weights.values():
-            weight.requires_grad_(True)
-        refuse_nan(weights, "weight")
-        device = next(iter(weights.values())).device
-        stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
-        torch.manual_seed(0)
-        # A fused attention kernel has no second derivative, and cuDNN would round to TF32.
+            if isinstance(module, _BATCH_NORMS):
+                module.train(mode == "train")
+        parameters = dict(probe.named_parameters())
+        for name, parameter in parameters.items():
+            parameter.requires_grad_(name in names)
+        yield probe, {name: parameters[name] for name in names}
+
+
+@contextmanager
+def _plain_kernels(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Keep off kernels that round to less or can not be derived: TF32, autocast, fused attention, cuDNN's RNNs."""
+    with ExitStack() as stack:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(torch.autocast(device.type, enabled=False))
         if device.type == "cuda":
-            stack.enter_context(torch.backends.cudnn.flags(deterministic=True, allow_tf32=False))
-        yield probe, weights
+            plain = not any(isinstance(module, nn.RNNBase) for module in model.modules())
+            flags = torch.backends.cudnn.flags(enabled=plain, deterministic=True, allow_tf32=False)
+            stack.enter_context(flags)
+        yield
 
 
 def losses(probe: nn.Module, batches: Sequence[Batch], loss: Loss) -> Iterator[Tensor]:
@@ -77,7 +74,7 @@ def losses(probe: nn.Module, batches: Sequence[Batch], loss: Loss) -> Iterator[T
 
     Raises InputError where the network does not run on a batch, the loss does not take it, or it is not finite.
     """
-    like = next(probe.parameters())
+    like = _like(probe)
     for inputs, labels in batches:
         output = forward(probe, inputs)
         try:
@@ -96,7 +93,7 @@ def losses(probe: nn.Module, batches: Sequence[Batch], loss: Loss) -> Iterator[T
 
 def forward(probe: nn.Module, inputs: Sequence[Tensor]) -> Any:
     """Call the network on inputs of one batch. Raises InputError where it does not run on them."""
-    like = next(probe.parameters())
+    like = _like(probe)
     try:
         return probe(*(_placed(x, like) for x in inputs))
     except Exception as error:  # whatever a foreign module raises in there
@@ -115,7 +112,7 @@ def gradients(
 def summed_gradients(
     probe: nn.Module, weights: Mapping[str, nn.Parameter], batches: Sequence[Batch], loss: Loss
 ) -> dict[str, Tensor]:
-    """Return the gradient of the loss, summed over the batches; 0 for a weight that is not used, which is logged."""
+    """Return the gradient of the loss, summed over the batches; 0 for a weight that is not used."""
     total: list[Tensor | None] = [None] * len(weights)
     for value in losses(probe, batches, loss):
         for place, gradient in enumerate(gradients(value, weights)):
@@ -125,18 +122,21 @@ def summed_gradients(
 
 
 def filled(weights: Mapping[str, nn.Parameter], found: Sequence[Tensor | None]) -> dict[str, Tensor]:
-    """Return found gradients by name, zeros where there is none; the layers without are logged."""
-    unused = [name for name, gradient in zip(weights, found, strict=True) if gradient is None]
-    if unused:
-        log.warning("the output does not use %s: score 0", ", ".join(unused))
+    """Return found gradients by name, zeros where there is none."""
     return {
         name: torch.zeros_like(weight) if gradient is None else gradient.detach()
         for (name, weight), gradient in zip(weights.items(), found, strict=True)
     }
 
 
+def _like(probe: nn.Module) -> Tensor:
+    return next(p for p in probe.parameters() if p.is_floating_point())
+
+
 def _placed(value: Any, like: Tensor) -> Any:
     """Return a tensor on the device of `like`, in its type if it is a floating one; anything else as it is."""
     if not isinstance(value, Tensor):
         return value
+    if value.is_inference():
+        value = value.clone()  # here, outside of inference mode, an ordinary tensor
     return value.to(like.device, like.dtype) if value.is_floating_point() else value.to(like.device)

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from compressor.batches import example_inputs
+from compressor.copies import floating
 from compressor.errors import InputError
-from compressor.flow import floating
 from compressor.methods.rounds import OnRound, complement, narrow, schedule
 from compressor.methods.scratch import filled, forward, gradients, scratch
 from compressor.methods.snip import sensitivity
@@ -38,7 +38,8 @@ def synflow(
 
     R is the sum of all outputs for an input of ones, with every number of the network replaced by its absolute value,
     in eval mode. data: a shape without the batch, x, or batches; only its shape counts. Networks with tanh, GELU or
-    attention are outside the theory (conservation, no collapse) and run all the same.
+    attention, and ReLU6, which the many positive paths saturate, are outside the theory (conservation, no collapse) and
+    run all the same.
     Raises InputError without a shape, for integer inputs, R or scores that are not finite, and as the others do.
     """
     with _positive(model, data, exclude) as (probe, weights, ones):
@@ -71,7 +72,7 @@ def _positive(
     if not all(x.is_floating_point() for x in inputs):
         raise InputError("synflow: the inputs are integers, which can not be ones; try snip or magnitude")
     with scratch(model, exclude, mode="eval", dtype=torch.float64) as (probe, weights):
-        ones = [torch.ones((1, *x.shape[1:]), dtype=torch.float64) for x in inputs]
+        ones = [torch.ones((1, *x.shape[1:]), dtype=torch.float64, device="cpu") for x in inputs]
         with torch.no_grad():
             for value in probe.state_dict().values():
                 if value.is_floating_point():
@@ -93,7 +94,10 @@ def _flow(
     with torch.no_grad():
         for name, mask in masks.items():
             weights[name].masked_fill_(~mask.to(weights[name].device), 0.0)
-    total = torch.stack([output.sum() for output in floating(forward(probe, ones))]).sum()
+    outputs = floating(forward(probe, ones))
+    if not outputs:
+        raise InputError(f"synflow: {type(probe).__name__} returns no floating tensor")
+    total = torch.stack([output.sum() for output in outputs]).sum()
     if not bool(torch.isfinite(total)):
         raise InputError(
             f"synflow: R, the sum of the outputs, is {float(total.detach())}{when}; no score can be ranked"

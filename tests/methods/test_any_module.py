@@ -3,6 +3,7 @@
 import copy
 import logging
 import random
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -232,3 +233,147 @@ def test_fewer_kept_weights_than_layers_of_a_chain_are_refused(name: str) -> Non
     net = nn.Sequential(*[m for _ in range(4) for m in (nn.Linear(6, 6, bias=False), nn.Tanh())][:-1])
     with pytest.raises(InputError, match="layer collapse"):
         compressor.prune(net, name, density=3 / 144, data=(torch.randn(8, 6), Y))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_ties_in_channels_last_weights_are_broken_by_position_as_in_plain_ones(name: str) -> None:
+    torch.manual_seed(0)
+    plain = shared_norm(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), features=32)
+    with torch.no_grad():
+        for layer in (plain[0], plain[2]):
+            layer.weight.copy_((layer.weight * 8).round() / 8)
+    data = (torch.randn(8, 3, 6, 6), Y)
+    mask = compressor.prune(plain, name, density=0.7, data=data)
+    strided = copy.deepcopy(plain).to(memory_format=torch.channels_last)
+    found = compressor.prune(strided, name, density=0.7, data=data)
+    assert found.kept == mask.kept
+    if name in {"magnitude", "random"}:
+        assert found == mask
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_weights_tied_by_their_memory_are_pruned_as_one_parameter_is(name: str) -> None:
+    net, x = module("tied"), KINDS["tied"][1]
+    by_memory = copy.deepcopy(net)
+    assert isinstance(by_memory, Tied)
+    by_memory.second.weight = nn.Parameter(by_memory.first.weight.data)
+    masks = [compressor.prune(one, name, density=0.5, data=(x, Y)) for one in (net, by_memory)]
+    assert masks[0] == masks[1]
+
+
+class Rotary(nn.Module):
+    """Turns its features by a complex buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(6, 8), nn.Linear(8, 5)
+        self.register_buffer("turn", torch.polar(torch.ones(4), torch.linspace(0.3, 2, 4)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        pairs = torch.view_as_complex(self.first(x).float().unflatten(-1, (4, 2)).contiguous())
+        turned = torch.view_as_real(pairs * self.turn).flatten(-2)
+        out: Tensor = self.head(turned.to(self.head.weight.dtype).relu())
+        return out
+
+
+def test_a_complex_buffer_keeps_its_imaginary_part() -> None:
+    half = Rotary()
+    for parameter in half.parameters():
+        parameter.data = parameter.data.bfloat16()
+    wide = copy.deepcopy(half)
+    for parameter in wide.parameters():
+        parameter.data = parameter.data.float()
+    data = (torch.randn(8, 6), Y)
+    for name in ("snip", "synflow", "magnitude"):
+        one, other = (compressor.prune(net, name, density=0.5, data=data) for net in (half, wide))
+        assert one == other
+
+
+class Drawing(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (1 + random.random() + np.random.rand()) + torch.rand(())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_loader_that_shuffles_and_a_forward_that_draws_leave_every_generator_alone(name: str) -> None:
+    net = nn.Sequential(nn.Linear(6, 9), Drawing(), nn.ReLU(), nn.Linear(9, 5))
+    pairs = torch.utils.data.TensorDataset(torch.randn(32, 6), torch.arange(32) % 5)
+    loader = torch.utils.data.DataLoader(pairs, batch_size=8, shuffle=True)
+    before = copy.deepcopy(state(net))
+    masks = [compressor.prune(net, name, density=0.5, data=loader) for _ in range(2)]
+    assert same(state(net), before)
+    assert masks[0] == masks[1]
+
+
+def test_a_module_that_can_not_be_copied_is_one_sentence() -> None:
+    net = nn.Sequential(nn.Linear(6, 5))
+    net.lock = threading.Lock()  # type: ignore[assignment]
+    for name in METHODS:
+        with pytest.raises(InputError, match="Sequential can not be copied"):
+            compressor.prune(net, name, density=0.5, data=(torch.randn(8, 6), Y))
+
+
+@pytest.mark.parametrize("name", ["snip", "grasp", "force"])
+def test_in_train_mode_no_dropout_makes_scores_random(name: str) -> None:
+    masks = []
+    for p in (0.0, 0.5):
+        net = module("attention")
+        assert isinstance(net, Attention)
+        net.attention.dropout = p
+        data = (KINDS["attention"][1], Y)
+        masks.append(compressor.prune(net, name, density=0.5, data=data, mode="train"))
+    assert masks[0] == masks[1]
+
+
+class Heads(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(6, 9), nn.Linear(9, 5)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = self.body(x).tanh()
+        return self.head(hidden), hidden
+
+
+def test_a_loss_of_one_s_own_sees_the_whole_output_in_every_method() -> None:
+    def loss(output: tuple[Tensor, Tensor], labels: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(output[0], labels) + output[1].square().mean()
+
+    for name in ("snip", "grasp", "iterative-snip", "force"):
+        mask = compressor.prune(Heads(), name, density=0.5, data=(torch.randn(8, 6), Y), loss=loss)
+        assert mask.kept == 50
+
+
+def test_several_inputs_have_several_shapes() -> None:
+    mask = compressor.prune(module("two inputs"), "synflow", density=0.5, data=((6,), (4,)))
+    assert mask.kept == kept_count(0.5, mask.total)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"density": "0.5"}, "outside"),
+        ({"density": 2}, "outside"),
+        ({"density": 0.5, "scope": None}, "unknown scope"),
+        ({"density": 0.5, "rounds": 2.5}, "rounds 2.5"),
+        ({"density": 0.5, "data": (-1,)}, "size below 1"),
+    ],
+)
+def test_arguments_that_can_not_be_are_one_sentence(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        compressor.prune(nn.Linear(6, 5), "synflow", **({"data": (6,)} | arguments))
+
+
+def test_an_on_round_of_one_s_own_does_not_hide_the_round_of_a_collapse() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(*[nn.Linear(6, 6, bias=False) for _ in range(4)])
+    with pytest.raises(InputError, match=r"layer collapse by force in round \d"):
+        compressor.prune(net, "force", density=3 / 144, data=(torch.randn(8, 6), Y), on_round=lambda *_: None)
+
+
+def test_equal_scores_are_kept_by_position_and_that_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    net = nn.Linear(6, 5)
+    nn.init.ones_(net.weight)
+    with caplog.at_level(logging.WARNING):
+        compressor.prune(net, "magnitude", density=0.5)
+    assert "all scores are equal" in caplog.text

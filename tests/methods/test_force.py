@@ -143,5 +143,5 @@ def test_a_collapse_names_the_emptied_layers_and_the_round() -> None:
 
 
 def test_no_rounds_are_refused() -> None:
-    with pytest.raises(InputError, match="rounds 0 must be at least 1"):
+    with pytest.raises(InputError, match="rounds 0 must be a whole number, at least 1"):
         compressor.prune(toys.chain(*toys.F), "force", density=0.5, data=toys.F_DATA, rounds=0)
