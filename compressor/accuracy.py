@@ -79,11 +79,18 @@ def caution(report: Report) -> str:
     if dense is None or final is None or "control" in rows or final.value <= dense.value:
         return ""
     epochs = report.get("accuracy_epochs") or {}
-    if epochs.get("final", 0) <= epochs.get("dense", 0):
+    more, trained = epochs.get("final", 0), epochs.get("dense", 0)
+    if more <= trained:
         return ""
+    what = "This does not say that sparse beats dense: it had"
+    if not trained:  # by whoever brought it, for nobody here knows how long
+        return (
+            f"{what} {more} epochs of training on top of those of the network as given. [dense] control = true "
+            "would tell."
+        )
     return (
-        f"This does not say that sparse beats dense: it had {epochs['final']} epochs of training, the dense network "
-        f"{epochs.get('dense', 0)}. [dense] control = true, or as many [dense] epochs, would tell."
+        f"{what} {more} epochs of training, the dense network {trained}. [dense] control = true, or as many [dense] "
+        "epochs, would tell."
     )
 
 
@@ -93,11 +100,22 @@ def samples(report: Report) -> int:
 
 
 def rounds(report: Report) -> list[dict[str, str]]:
-    """Return the rounds of prune and tune, if there were several: by column, in words."""
+    """Return the rounds of prune and tune, if there were several, below the dense network: by column, in words."""
     rows = report.get("rounds") or []
     ships = max((row["round"] for row in rows if row.get("shipped")), default=0)
+    every = [*_reference(report), *rows] if rows else []
     known = [key for key in _ROUND if any(row.get(key) is not None for row in rows)]
-    return [{key: _worded(key, row.get(key)) for key in known} | {"": _remark(row, ships)} for row in rows]
+    return [{"": _remark(row, ships)} | {key: _worded(key, row.get(key)) for key in known} for row in every]
+
+
+def _reference(report: Report) -> list[dict[str, Any]]:
+    """Return the row of the network that the rounds are held against, if it was measured."""
+    accuracies, validation = report.get("accuracy") or {}, report.get("validation") or {}
+    if accuracies.get("dense") is None:
+        return []
+    found = {"round": "dense", "density": 1.0, "accuracy": accuracies["dense"]}
+    packed = (report.get("bytes") or {}).get("dense")
+    return [found | {"packed": packed, "validation": validation.get("dense", validation.get("given"))}]
 
 
 def _worded(key: str, value: Any) -> str:
@@ -111,6 +129,8 @@ def _worded(key: str, value: Any) -> str:
 
 
 def _remark(row: Mapping[str, Any], ships: int) -> str:
-    if row["round"] == ships:
-        return "ships"
+    if row["round"] in ("dense", ships):
+        return "ships" if row["round"] == ships else ""
+    if row.get("collapse"):
+        return "layer collapse"
     return "over max_drop" if row["round"] > ships else ""

@@ -9,7 +9,10 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One training of the run. start, middle: percent of the width; accuracy, density: points "x,y x,y"."""
+    """One training of the run. start, width: percent of the whole; accuracy, density: points "x,y x,y".
+
+    A single accuracy is there twice: the line from a point to itself is a dot.
+    """
 
     name: str
     epochs: int
@@ -47,6 +50,7 @@ def curve(epochs: Sequence[Mapping[str, Any]]) -> Curve | None:
             for x, epoch in zip(spots, part, strict=True)
             if epoch.get("accuracy") is not None
         ]
+        accuracy *= 2 if len(accuracy) == 1 else 1
         stages.append(
             Stage(name, len(part), left, right - left, _points(accuracy), _points(_steps(part, left, right)))
         )

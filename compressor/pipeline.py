@@ -9,12 +9,19 @@ from typing import Any
 
 from compressor import files, models, recipes, report
 from compressor.environment import environment
-from compressor.errors import CompressorError, FormatError, InputError, VerificationError, unknown
+from compressor.errors import (
+    CollapseError,
+    CompressorError,
+    FormatError,
+    InputError,
+    VerificationError,
+    unknown,
+)
 from compressor.methods import METHODS, TRAINING_METHODS
 from compressor.optimizers import make_optimizer, steps_per_epoch
 from compressor.packed import FORMATS
 from compressor.plan import plan
-from compressor.recipe import Recipe, rounds_of
+from compressor.recipe import Recipe, weights_of
 from compressor.records import (
     REPORT,
     Result,
@@ -28,8 +35,8 @@ from compressor.records import (
     locked,
 )
 from compressor.runs import OnEvent, Run, threads
-from compressor.stages import Stage, stages
-from compressor.stages.prune import attached, signed, weights_of
+from compressor.stages import SHIPS, Stage, stages
+from compressor.stages.prune import attached, signed
 from compressor.stages.rounds import over_budget
 from compressor.summary import summary
 from compressor.weights import prunable
@@ -131,24 +138,42 @@ def _walk(walked: Run, siblings: Sequence[Path]) -> tuple[Report, list[str]]:
     """Do, or skip, every stage in turn; return the report and what failed in verification."""
     folder = walked.folder
     with locked(folder), threads(walked.recipe.train.threads):
-        text = recipes.dumps(walked.recipe)
         around = environment(walked.recipe) | {"inputs": walked.inputs()}
-        files.write_bytes(folder / "recipe.toml", text.encode())
+        files.write_bytes(folder / "recipe.toml", recipes.dumps(walked.recipe).encode())
         files.write_bytes(folder / "environment.json", (json.dumps(around, indent=1) + "\n").encode())
         walked.tell("run", folder=str(folder))
-        results: dict[str, Result] = {}
         every = stages(walked.recipe)
         forget_others(folder, every)
-        for name, stage in every.items():
-            if stage.wanted(walked):
-                results[name] = _do(walked, name, stage, siblings)
-            else:
-                forget(folder, name)
-        if "pack" not in results:
-            forget(folder, REPORT)
-            raise InputError(over_budget(walked))
-        failures = results.get("verify", {}).get("failures", [])
-        return _report(walked, results, around), failures
+        try:
+            for name, stage in every.items():
+                if stage.wanted(walked):
+                    walked.results[name] = _done(walked, name, stage, siblings)
+            if "pack" not in walked.results:
+                raise InputError(over_budget(walked))
+        except InputError:
+            _forget_shipped(walked)
+            raise
+        _forget_shipped(walked)
+        return _report(walked, around), walked.results.get("verify", {}).get("failures", [])
+
+
+def _forget_shipped(walked: Run) -> None:
+    """Remove what an earlier recipe shipped from here and this one does not; what was trained stays, for another."""
+    for name in SHIPS:
+        if name not in walked.results:
+            forget(walked.folder, name)
+    if "pack" not in walked.results:
+        forget(walked.folder, REPORT)
+
+
+def _done(walked: Run, name: str, stage: Stage, siblings: Sequence[Path]) -> Result:
+    """Return what a stage found; with max_drop, a later round that collapses is one that breaks the budget."""
+    try:
+        return _do(walked, name, stage, siblings)
+    except CollapseError as error:
+        if walked.recipe.prune.max_drop is None or name == "prune":
+            raise
+        return {"collapse": str(error)}
 
 
 def _do(walked: Run, name: str, stage: Stage, siblings: Sequence[Path]) -> Result:
@@ -167,9 +192,9 @@ def _do(walked: Run, name: str, stage: Stage, siblings: Sequence[Path]) -> Resul
     return done
 
 
-def _report(walked: Run, results: dict[str, Result], around: dict[str, Any]) -> Report:
+def _report(walked: Run, around: dict[str, Any]) -> Report:
     """Write the report of what the stages found, unless it is there."""
-    found = summary(walked.recipe, results, around, len(walked.data().test))
+    found = summary(walked.recipe, walked.results, around, len(walked.data().test))
     settings = {"report": json.loads(json.dumps(found))}
     step = Step(REPORT, settings, {}, ("report.json", "report.html"))
     if finished(walked.folder, step) is None:
@@ -187,7 +212,6 @@ def _check(walked: Run) -> None:
     method = recipe.prune.method
     if method not in METHODS and method not in TRAINING_METHODS:
         raise unknown("method", method, [*METHODS, *TRAINING_METHODS])
-    _check_retraining(recipe)
     _check_edge_popup(recipe)
     if recipe.pack.format not in ("auto", *FORMATS):
         raise unknown("[pack] format", recipe.pack.format, ("auto", *FORMATS))
@@ -223,25 +247,4 @@ def _check_edge_popup(recipe: Recipe) -> None:
         raise InputError(
             f'[pack] format = "asni2" wants two levels per layer; edge-popup with [prune] weights = '
             f'"{weights_of(recipe)}" keeps those weights: leave format out'
-        )
-
-
-def _check_retraining(recipe: Recipe) -> None:
-    """Refuse rounds and controls that mean nothing. Raises InputError."""
-    method, count = recipe.prune.method, rounds_of(recipe.prune)
-    if count > 1 and method != "magnitude":
-        raise InputError(
-            f"[prune] {count} rounds: only magnitude ranks the weights that a round of training leaves; "
-            f"{method} prunes once, leave rounds and per_round out"
-        )
-    if not recipe.dense.control:
-        return
-    if weights_of(recipe) == "start":
-        raise InputError(
-            f"[dense] control = true trains on what pruning starts from, trained weights; {method} starts from "
-            'random ones: give [prune] method = "magnitude" or weights = "dense"'
-        )
-    if method in TRAINING_METHODS:
-        raise InputError(
-            f"[dense] control = true goes with scoring methods; {method} is a training of its own"
         )

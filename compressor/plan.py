@@ -13,9 +13,9 @@ from compressor import packed
 from compressor.levels import centroids, to_levels
 from compressor.methods import METHODS, TRAINING_METHODS, prune
 from compressor.methods.magnitude import magnitude
-from compressor.recipe import Recipe, replays_from, rounds_of
+from compressor.recipe import Recipe, replays_from, rounds_of, weights_of
 from compressor.runs import ONNX, Run
-from compressor.stages.prune import scope_of, signed, weights_of
+from compressor.stages.prune import scope_of, signed
 from compressor.stages.rounds import counts, named
 from compressor.weights import Mask
 

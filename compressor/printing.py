@@ -31,7 +31,8 @@ def as_json(found: Any) -> None:
 def reports(found: Mapping[Path, Found], sweep: bool) -> None:
     """Print a report, or the table of a sweep, and where the pages are. found: by run folder."""
     first = next(iter(found))
-    _console().print(report.sweep_table([*found.values()]) if sweep else report.summary(found[first]))
+    runs = {folder.name: one for folder, one in found.items()}
+    _console().print(report.sweep_table(runs) if sweep else report.summary(found[first]))
     _lines(
         f"reports: {first.parent}/*/report.html" if sweep else f"report: {first}/report.html",
         f"next: {shlex.join(['compressor', 'show', str(first)])}",

@@ -67,8 +67,8 @@ class Prune:
     """The prune stage. weights: given, start, dense or auto. end: where ASNI's curve ends, 1 = at the end.
     scope: global, layer, erk, or auto, which is the method's own.
 
-    rounds: prune and tune so often, densities density^(i/rounds); per_round: or as often as it takes to remove
-    this share of what remains each time. max_drop: the validation accuracy that a round may lose against dense.
+    rounds: prune and tune so often, densities density^(i/rounds), absent: once; per_round: or as often as it takes to
+    remove this share of what remains each time. max_drop: the validation accuracy that a round may lose against dense.
     """
 
     method: str = "asni"
@@ -77,7 +77,7 @@ class Prune:
     exclude: tuple[str, ...] = ()
     weights: str = "auto"
     end: float = 0.75
-    rounds: int = 1
+    rounds: int | None = None
     per_round: float | None = None
     max_drop: float | None = None
     train: Train = field(default_factory=Train)
@@ -153,17 +153,27 @@ def epoch_at(share: float, epochs: int) -> int:
 def rounds_of(prune: Prune) -> int:
     """Return how often a recipe prunes and tunes. Source: papers/lr-rewinding.md, section 7, number 1."""
     if prune.per_round is None:
-        return prune.rounds
+        return 1 if prune.rounds is None else prune.rounds
     # ln(0.8^3) / ln(0.8) may come out just above 3.
     return max(1, ceil(log(prune.density) / log1p(-prune.per_round) - 1e-9))
 
 
-def rewinds_to(tune: Tune) -> float | None:
-    """Return the share of the dense epochs whose weights tuning starts from, None if it does not rewind."""
+def weights_of(recipe: Recipe) -> str:
+    """Return which weights pruning starts from: given, dense or start."""
+    if recipe.prune.weights != "auto":
+        return recipe.prune.weights
+    if recipe.model.weights:
+        return "given"
+    return "dense" if recipe.dense.enabled and recipe.prune.method == "magnitude" else "start"
+
+
+def rewinds_to(recipe: Recipe) -> int | None:
+    """Return the dense epoch whose weights tuning starts from, None if it does not rewind."""
+    tune = recipe.tune
     if not tune.enabled or tune.start != "rewind":
         return None
-    shares = (tune.rewind_to, tune.replay_from, 0.1)
-    return next(share for share in shares if share is not None)
+    share = next(share for share in (tune.rewind_to, tune.replay_from, 0.1) if share is not None)
+    return epoch_at(share, recipe.dense.train.epochs)
 
 
 def replays_from(recipe: Recipe) -> int:

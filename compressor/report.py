@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -67,16 +68,16 @@ def summary(report: Report) -> RenderableType:
     accuracies = _table("accuracy", "top-1", "epochs")
     for row in accuracy.accuracies(report):
         accuracies.add_row(row.label, row.text, "" if row.epochs is None else str(row.epochs))
+    warned = accuracy.caution(report)
     sizes = _table("bytes", "size", "of dense")
     for bar in figures.files(report):
         sizes.add_row(bar.label, bar.value, bar.note)
     formats = _table("format", "whole file", "of bound")
     for bar in figures.formats(report):
         formats.add_row(bar.label, bar.value, bar.note)
-    parts += [table for table in (accuracies, _rounds(report), sizes, formats) if table.row_count]
-    warned = accuracy.caution(report)
-    if warned:
-        parts.insert(2, Text(warned))
+    parts += [accuracies] if accuracies.row_count else []
+    parts += [Text(warned)] if warned else []
+    parts += [table for table in (_rounds(report), sizes, formats) if table.row_count]
     rows = (report.get("verification") or {}).get("runtimes") or []
     if rows:
         parts.append(_runtimes(rows))
@@ -87,16 +88,17 @@ def summary(report: Report) -> RenderableType:
     return Group(*parts)
 
 
-def sweep_table(reports: Sequence[Report]) -> RenderableType:
-    """Return one row per run of a sweep: density, accuracy and bytes."""
-    controlled = any("control" in (report.get("accuracy") or {}) for report in reports)
+def sweep_table(reports: Mapping[str, Report]) -> RenderableType:
+    """Return one row per run of a sweep: what was swept, density, accuracy and bytes. reports: by the run's label."""
+    controlled = any("control" in (report.get("accuracy") or {}) for report in reports.values())
     names = ["accuracy", "dense", "control"] if controlled else ["accuracy", "dense"]
-    table = _table("density", *names, "packed", "of dense", "ONNX", "verified")
-    for report in reports:
+    table = _table("run", "density", *names, "packed", "of dense", "ONNX", "verified")
+    for label, report in reports.items():
         found, sizes = report.get("density") or {}, report.get("bytes") or {}
         measured = {row.key: row.text for row in accuracy.accuracies(report)}
         packed, dense = sizes.get("packed"), sizes.get("dense")
         table.add_row(
+            re.sub(r",(?=[a-z_.]+=)", "\n", label),  # a line per key: a label that is cut tells no runs apart
             f"{100 * found['kept'] / found['total']:.3g} %" if found.get("total") else NONE,
             measured.get("final", NONE),
             measured.get("dense") or measured.get("given", NONE),

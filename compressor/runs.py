@@ -37,6 +37,7 @@ _NAMED: Final = ("npz", "folder", "torchvision")  # what stands before a colon a
 class Run:
     """One recipe in one folder. Lives for one walk; holds the data sets that were loaded.
 
+    results: what the stages of this walk found, by name, in the order of the walk.
     recorded: whether the folder is a run folder, with log and checkpoint, or just where a single file lies.
     """
 
@@ -52,10 +53,11 @@ class Run:
         self._recorded = recorded
         self.recipe = recipe
         self.folder = folder
+        self.results: dict[str, dict[str, Any]] = {}
         self._data_dir = data_dir
         self._on_event = on_event
         self.data = cache(self._data)
-        self.inputs = cache(self._inputs)
+        self._read_inputs = cache(self._inputs)
 
     def tell(self, event: str, **values: Any) -> None:
         """Append an event to log.jsonl and pass it on to whoever listens. Raises HostError."""
@@ -178,8 +180,11 @@ class Run:
             "seed": recipe.seed,
         }
 
-    def _inputs(self) -> dict[str, str]:
+    def inputs(self) -> dict[str, str]:
         """Return the digests of what every stage depends on: data, the user's modules, the given weights."""
+        return dict(self._read_inputs())
+
+    def _inputs(self) -> dict[str, str]:
         found = {"data": _fingerprint(self.data())}
         for what, name in (("model", self.recipe.model.name), ("data", self.recipe.data.name)):
             kind, colon, rest = name.partition(":")
@@ -215,12 +220,9 @@ def _sources(name: str, search: Sequence[Path]) -> list[Path]:
     while waiting:
         module = sys.modules.get(waiting.pop())
         file = getattr(module, "__file__", None)
-        if (
-            module is None
-            or not file
-            or module.__name__ in found
-            or module.__name__.startswith("compressor.")
-        ):
+        if module is None or not file or module.__name__ in found:
+            continue
+        if module.__name__.startswith("compressor."):
             continue
         path = Path(file).resolve()
         if "site-packages" not in path.parts and any(path.is_relative_to(folder) for folder in folders):

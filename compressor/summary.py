@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from compressor import recipes
-from compressor.recipe import Recipe
+from compressor.recipe import Recipe, weights_of
 from compressor.records import Result
-from compressor.stages.prune import weights_of
-from compressor.stages.rounds import named
+from compressor.stages.rounds import counts, named
 
 VERSION: Final = 1
 _ACCURACIES: Final = ("given", "dense", "control", "pruned", "asni1", "final")
@@ -37,7 +36,8 @@ def summary(
         "accuracy": {key: found[key] for key in _ACCURACIES if key in found},
         "accuracy_samples": samples,
         "accuracy_epochs": _trained(recipe, results),
-        **({"rounds": _rounds(results)} if pack["rounds"] else {}),
+        "validation": _validation(results),
+        "rounds": _rounds(recipe, results) if pack["rounds"] else [],
         "epochs": [epoch for result in results.values() for epoch in result.get("epochs", ())],
         "bytes": _bytes(pack["sizes"]) | results.get("export", {}).get("bytes", {}),
         "layers": [
@@ -65,15 +65,28 @@ def _trained(recipe: Recipe, results: Mapping[str, Result]) -> dict[str, int]:
     return found | {"final": before + spent("prune", "tune")}
 
 
-def _rounds(results: Mapping[str, Result]) -> list[dict[str, Any]]:
-    """Return a row per round; control: the accuracy of the dense network after as many trainings, if it was trained."""
-    rows = []
-    for row in results["pack"]["rounds"]:
+def _validation(results: Mapping[str, Result]) -> dict[str, float]:
+    """Return the accuracies on the validation images, by which rounds are judged; {} where there are none."""
+    stages = {"given": "given", "dense": "dense", "final": named("tune", results["pack"]["round"])}
+    found = {key: results.get(stage, {}).get("validation") for key, stage in stages.items()}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _rounds(recipe: Recipe, results: Mapping[str, Result]) -> list[dict[str, Any]]:
+    """Return a row per round; control: the accuracy of the dense network after as many trainings, if it was trained.
+
+    A round through whose mask nothing flows has no network, and says why under "collapse".
+    """
+    pack, rows = results["pack"], []
+    for row in pack["rounds"]:
         control = results.get(named("control", row["round"]), {}).get("accuracy", {})
         validation = results[named("tune", row["round"])]["validation"]
-        rows.append(
-            row | {"validation": validation, "shipped": row["round"] == results["pack"]["round"]} | control
-        )
+        rows.append(row | {"validation": validation, "shipped": row["round"] == pack["round"]} | control)
+    last = results.get(named("prune", len(rows) + 1), {})
+    if "collapse" in last:
+        kept = counts(recipe.prune, pack["total"])[len(rows)]
+        row = {"round": len(rows) + 1, "density": kept / pack["total"], "kept": kept, "shipped": False}
+        rows.append(row | dict.fromkeys(("accuracy", "packed", "validation")) | last)
     return rows
 
 

@@ -101,12 +101,15 @@ def test_a_replaying_tune_takes_the_settings_of_dense():
     assert [one.tune.train.lr for one in swept] == [0.3, 0.4]
 
 
+ITERATIVE = ("prune.method=magnitude", "prune.per_round=0.2")
+
+
 def test_what_is_absent_stays_absent_in_the_resolved_copy():
     table = tomllib.loads(recipes.dumps(parse({})))
     assert not {"replay_from", "rewind_to"} & set(table["tune"])
     assert not {"per_round", "max_drop"} & set(table["prune"])
-    assert parse({"tune": {"rewind_to": 0}}).tune.rewind_to == 0.0
-    assert recipes.load("digits", ["prune.per_round=0.2", "tune.tied=false"]).prune.per_round == 0.2
+    assert parse({"dense": {}, "tune": {"start": "rewind", "rewind_to": 0}}).tune.rewind_to == 0.0
+    assert recipes.load("digits", [*ITERATIVE, "tune.tied=false"]).prune.per_round == 0.2
 
 
 REPLAY = {"replay_from": 0.5}
@@ -129,6 +132,18 @@ CHECKED = {"data": {"name": "digits", "validation": 0.1}}
         ({"tune": REPLAY | {"start": "init"}, "dense": {}}, r"wants replay_from = 0"),
         ({"tune": REPLAY | {"tied": True}, "dense": {}}, r"cannot be with tied = true"),
         ({"prune": {"rounds": 3, "per_round": 0.2}}, r"rounds = 3 and per_round = 0.2 .*give one of them"),
+        ({"prune": {"rounds": 1, "per_round": 0.2}}, r"rounds = 1 and per_round = 0.2 .*give one of them"),
+        (
+            {"tune": {"rewind_to": 0.3}, "dense": {}},
+            r'rewind_to = 0.3 is for start = "rewind", not "trained"',
+        ),
+        (
+            {"tune": {"tied": True}, "dense": {"control": True}, "prune": {"method": "magnitude"}},
+            r"control = true trains at the rates of \[tune\], .* leave tied = true or control out",
+        ),
+        ({"prune": {"rounds": 2, "method": "snip"}}, r"only magnitude ranks .* snip prunes once"),
+        ({"dense": {"control": True}}, r"control = true .* asni is a training of its own"),
+        ({"dense": {"control": True}, "prune": {"method": "snip"}}, r"snip starts from random ones"),
         ({"prune": {"rounds": 0}}, r"rounds = 0 is out of range; it must be 1 or more"),
         ({"prune": {"per_round": 1}}, r"per_round = 1.0 is out of range"),
         ({"prune": {"rounds": 1001}}, r"1001 rounds are more than 1000"),
@@ -157,6 +172,34 @@ def test_a_dense_section_turns_the_dense_stage_on_unless_it_says_otherwise():
     assert not parse({}).dense.enabled
     assert parse({"dense": {}}).dense.enabled
     assert not parse({"dense": {"enabled": False}}).dense.enabled
+
+
+GIVEN = {"model": {"name": "lenet-300-100", "weights": "w.th"}, "prune": {"method": "magnitude"}}
+
+
+@pytest.mark.parametrize(
+    ("extra", "sets", "enabled"),
+    [
+        ({}, ["dense.control=false"], False),  # nothing asked for a dense training
+        ({}, ["dense.epochs=3"], True),
+        ({"dense": {}}, ["dense.control=false"], True),
+        ({"dense": {}, "prune": {"method": "magnitude"}}, ["dense.control=true"], True),
+        ({"dense": {"control": True}, "prune": {"method": "magnitude"}}, [], True),
+        (GIVEN | {"dense": {"control": True}}, [], False),  # the control goes on from the given weights
+        (GIVEN, ["dense.control=true"], False),
+        (GIVEN | {"dense": {"control": True, "epochs": 3}}, [], True),
+        (GIVEN | {"dense": {"control": True}, "tune": {"start": "rewind"}}, [], True),
+    ],
+)
+def test_a_control_alone_brings_no_dense_training_where_nothing_starts_from_one(
+    tmp_path, extra, sets, enabled
+):
+    import tomlkit
+
+    (tmp_path / "job.toml").write_text(tomlkit.dumps(SMALL | extra))
+    recipe = recipes.load(tmp_path / "job.toml", sets)
+    assert recipe.dense.enabled == enabled
+    assert recipes.load(recipe) == recipe
 
 
 @pytest.mark.parametrize(

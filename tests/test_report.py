@@ -8,6 +8,7 @@ from rich.console import Console
 
 from compressor import accuracy, figures, report
 from compressor.curve import curve
+from compressor.figures import NONE
 
 ROW = {
     "version": "2.15.0",
@@ -186,13 +187,28 @@ def test_the_rounds_are_one_table_in_which_the_one_that_ships_is_marked():
         assert part in text
     assert page.count('<tr class="ships">') == 1
     for row in accuracy.rounds(made):
-        assert list(row) == ["round", "density", "accuracy", "packed", "control", "validation", ""]
+        assert list(row) == ["", "round", "density", "accuracy", "packed", "control", "validation"]
     assert "Rounds of" not in report.render_html(example())
+
+
+def test_the_rounds_stand_below_the_dense_network_that_they_are_held_against():
+    made = example(rounds=ROUNDS, validation={"dense": 0.9625, "final": 0.97})
+    first = accuracy.rounds(made)[0]
+    assert list(first.values()) == ["", "dense", "100 %", "98.00 %", "203 kB", NONE, "96.25 %"]
+    assert "96.25 %" in report.render_html(made)
+    assert "96.25 %" in shown(report.summary(made))
+
+
+def test_a_round_that_collapsed_says_so_and_has_no_figures():
+    last = {"round": 3, "density": 0.01, "kept": 502, "shipped": False, "collapse": "round 3 of 4: ..."}
+    made = example(rounds=[*ROUNDS[:2], last])
+    assert list(accuracy.rounds(made)[-1].values()) == ["layer collapse", "3", "1 %", *[NONE] * 4]
+    assert "layer collapse" in report.render_html(made)
 
 
 def test_a_column_that_no_round_has_is_left_out():
     bare = [row | {"control": None, "validation": None} for row in ROUNDS]
-    assert list(accuracy.rounds(example(rounds=bare))[0]) == ["round", "density", "accuracy", "packed", ""]
+    assert list(accuracy.rounds(example(rounds=bare))[0]) == ["", "round", "density", "accuracy", "packed"]
     assert "Control:" not in report.render_html(example(rounds=bare))
 
 
@@ -209,8 +225,8 @@ def test_the_control_stands_right_beside_the_dense_network_with_its_epochs():
     assert page.index("98.00 ±") < page.index("98.50 ±") < page.index("50.00 ±")
     assert "32 epochs" in page
     assert re.search(r"control: dense, trained as long\s+98.50 ± 0.64 %\s+32", text)
-    assert "control" in shown(report.sweep_table([made, example()])).splitlines()[0]
-    assert "control" not in shown(report.sweep_table([example()])).splitlines()[0]
+    assert "control" in shown(report.sweep_table({"a": made, "b": example()})).splitlines()[0]
+    assert "control" not in shown(report.sweep_table({"a": example()})).splitlines()[0]
 
 
 @pytest.mark.parametrize(
@@ -228,6 +244,22 @@ def test_no_report_lets_sparse_beat_a_dense_network_that_was_trained_less(found,
     made = example(accuracy=found, accuracy_epochs=epochs)
     for text in (report.render_html(made), " ".join(shown(report.summary(made)).split())):
         assert ("This does not say that sparse beats dense" in text) == warned
+
+
+def test_weights_that_were_trained_elsewhere_are_not_called_untrained():
+    found = {"given": 0.98, "dense": 0.98, "final": 0.99}
+    said = accuracy.caution(example(accuracy=found, accuracy_epochs={"dense": 0, "final": 10}))
+    assert "10 epochs of training on top of those of the network as given" in said
+    assert "0 epochs" not in said.replace("10 epochs", "")
+
+
+@pytest.mark.parametrize("cut", [{}, {"dead_outputs": 1, "isolated_units": 2, "silent": []}])
+def test_the_warning_stands_below_the_accuracies_that_it_is_about(cut):
+    made = example(
+        cut_off=cut, accuracy={"dense": 0.98, "final": 0.99}, accuracy_epochs={"dense": 1, "final": 2}
+    )
+    text = shown(report.summary(made))
+    assert text.index("99.00 ±") < text.index("This does not say") < text.index("of dense")
 
 
 def test_many_stages_leave_the_names_to_the_wide_ones():
@@ -282,7 +314,7 @@ def test_a_part_that_is_missing_or_empty_is_tolerated(key):
     for made in (without, example(**{key: None})):
         assert "<main>" in report.render_html(made)
         assert shown(report.summary(made))
-        assert shown(report.sweep_table([made]))
+        assert shown(report.sweep_table({"a": made}))
 
 
 def test_a_report_without_verification_says_that_it_was_not_verified():
@@ -314,9 +346,21 @@ def test_the_terminal_shows_accuracies_bytes_verification_and_times():
 
 
 def test_a_sweep_is_one_table_with_a_row_per_run():
-    lines = shown(report.sweep_table([example(), example(accuracy={"final": 0.5})])).splitlines()
+    runs = {"tune.start=trained": example(), "tune.start=rewind": example(accuracy={"final": 0.5})}
+    lines = shown(report.sweep_table(runs)).splitlines()
     assert len(lines) == 3
-    assert re.search(r"5 %\s+97\.00 ± 0\.90 %\s+98\.00", lines[1])
+    assert re.search(r"^tune\.start=trained\s+5 %\s+97\.00 ± 0\.90 %\s+98\.00", lines[1])
+    assert lines[2].startswith("tune.start=rewind ")
+
+
+def test_every_swept_key_has_a_line_of_its_own_in_the_table():
+    label = "dense.milestones=[2,3],tune.start=trained,prune.density=0.1"
+    lines = shown(report.sweep_table({label: example()})).splitlines()
+    assert [line.split()[0] for line in lines[1:]] == [
+        "dense.milestones=[2,3]",
+        "tune.start=trained",
+        "prune.density=0.1",
+    ]
 
 
 def test_both_files_are_written_and_the_json_is_strict(tmp_path):
@@ -340,6 +384,15 @@ def test_the_curve_spans_the_stages_in_order_and_stays_inside():
             assert stage.start <= float(x) <= stage.start + stage.width
             assert 0 <= float(y) <= 100
     assert curve([]) is None
+
+
+def test_a_stage_of_one_epoch_is_a_dot():
+    rows = example()["epochs"][:5]
+    dot = curve(rows).stages[1].accuracy.split()
+    assert len(dot) == 2
+    assert dot[0] == dot[1]
+    page = report.render_html(example(epochs=rows))
+    assert page.count('class="curve dot"') == 1
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,11 +19,13 @@ from job import write_job
 from torch import nn
 
 import compressor
-from compressor import optimizers, packed, train
+from compressor import optimizers, packed, recipes, train
 from compressor.errors import InputError
 from compressor.files import sha256
 from compressor.methods.magnitude import magnitude
 from compressor.recipe import Prune, Train, epoch_at, rounds_of
+from compressor.runs import Run
+from compressor.stages import SHIPS, stages
 from compressor.stages.rounds import counts
 
 JOB = """
@@ -367,7 +370,10 @@ def test_the_control_has_the_rates_of_the_rounds(tmp_path, rates):
 
 def test_one_round_needs_no_table_of_rounds(tmp_path):
     report = run(tmp_path, "dense.control=true")
-    assert "rounds" not in report
+    assert report["rounds"] == []
+    stored = {key: result(tmp_path, stage)["validation"] for key, stage in
+              (("dense", "dense"), ("final", "tune"))}  # fmt: skip
+    assert report["validation"] == stored
     assert report["accuracy_epochs"] == {"dense": 4, "control": 6, "final": 6}
 
 
@@ -385,7 +391,56 @@ def test_rounds_that_are_not_wanted_any_more_are_forgotten(tmp_path):
     run(tmp_path, "prune.rounds=3", "dense.control=true")
     run(tmp_path, "prune.rounds=2")
     stages = {path.stem for path in (tmp_path / "out/stages").iterdir()}
-    assert stages == {"dense", "prune", "tune", "prune-2", "tune-2", "pack", "report"}
+    rounds = {"prune", "tune", "prune-2", "tune-2", "control", "control-2"}
+    assert stages == {"dense", *rounds, "pack", "report"}
+
+
+@pytest.mark.parametrize("other", ["prune.max_drop=0", "dense.control=false", "prune.max_drop=0.12"])
+def test_what_was_trained_stays_for_a_recipe_that_wants_it_again(tmp_path, other):
+    sets = ("prune.rounds=3", "dense.control=true")
+    first = run(tmp_path, *sets, "prune.max_drop=1")
+    with suppress(InputError):
+        run(tmp_path, *sets, other)
+    events: list = []
+    again = run(tmp_path, *sets, "prune.max_drop=1", events=events)
+    assert set(begun(events)) <= {"pack", "report"}
+    assert not [event for event in events if event["event"] == "epoch"]
+    assert again["rounds"] == first["rounds"]
+
+
+def test_what_a_stage_depends_on_is_the_same_whichever_was_asked_first(tmp_path):
+    report = run(tmp_path, "prune.rounds=2", "dense.control=true")
+    assert set(report["environment"]["inputs"]) == {"data", "npz"}
+    recipe = recipes.load(tmp_path / "job.toml", ["prune.rounds=2", "dense.control=true"])
+    keys = []
+    for turn in (1, -1):
+        walked = Run(recipe, tmp_path / "out", tmp_path)
+        every = [(name, stage) for name, stage in stages(recipe).items() if name not in ("given", *SHIPS)]
+        keys.append({name: stage.step(walked).key for name, stage in every[::turn]})
+    assert keys[0] == keys[1]
+
+
+def test_a_control_does_not_hang_on_what_is_pruned(tmp_path):
+    sets = ("prune.rounds=2", "dense.control=true")
+    run(tmp_path, *sets)
+    events: list = []
+    run(tmp_path, *sets, "prune.density=0.03", events=events)
+    assert begun(events) == ["prune", "tune", "prune-2", "tune-2", "pack", "report"]
+
+
+@pytest.mark.parametrize("change", ["tune.replay_from=0.51", "tune.mask=fixed"])
+def test_a_setting_without_effect_trains_nothing_again(tmp_path, change):
+    run(tmp_path)
+    events: list = []
+    run(tmp_path, change, events=events)
+    assert begun(events) == ["report"]
+
+
+def test_a_share_that_rewinds_to_the_same_epoch_trains_nothing_again(tmp_path):
+    run(tmp_path, "tune.start=rewind", "tune.replay_from=0.5")
+    events: list = []
+    run(tmp_path, "tune.start=rewind", "tune.replay_from=0.52", events=events)
+    assert begun(events) == ["report"]
 
 
 def test_members_of_a_sweep_share_the_rounds_that_they_can(tmp_path):
@@ -403,9 +458,29 @@ def test_every_round_rewinds_to_the_same_weights(tmp_path, start):
     assert all(torch.equal(files[0][name], files[1][name]) for name in files[0])
 
 
-def test_a_round_through_which_nothing_flows_is_named(tmp_path):
+DYING = ("prune.per_round=0.98", "prune.density=1e-4")
+
+
+def test_a_round_through_which_nothing_flows_is_named_and_nothing_ships_beside_it(tmp_path):
+    run(tmp_path)
     with pytest.raises(InputError, match=r"^round 2 of 3: "):
-        run(tmp_path, "prune.per_round=0.98", "prune.density=1e-4")
+        run(tmp_path, *DYING)
+    left = {path.name for path in (tmp_path / "out").iterdir() if not path.name.startswith(".")}
+    assert left == {"recipe.toml", "environment.json", "log.jsonl", "stages"}
+
+
+def test_with_a_budget_the_round_before_a_collapse_ships(tmp_path):
+    run(tmp_path, "prune.rounds=3")  # leaves a tune-2 that is none of the next recipe's
+    for _ in range(2):
+        events: list = []
+        report = run(tmp_path, *DYING, "prune.max_drop=1", "dense.control=true", events=events)
+        assert [row["shipped"] for row in report["rounds"]] == [True, False]
+        assert report["density"]["kept"] == report["rounds"][0]["kept"] == 824
+        assert report["rounds"][1]["kept"] == 16
+        assert report["rounds"][1]["collapse"].startswith("round 2 of 3: layer collapse")
+        assert (tmp_path / "out/model.safetensors").exists()
+    assert begun(events) == ["prune-2", "report"]  # looked at again, nothing trained
+    assert report["accuracy_epochs"] == {"dense": 4, "control": 6, "final": 6}
 
 
 VICTIM = """
@@ -494,7 +569,6 @@ def test_a_first_round_over_the_budget_is_one_sentence_and_ships_nothing(tmp_pat
         run(tmp_path, *sets, "prune.max_drop=0")
     left = {path.name for path in (tmp_path / "out").iterdir() if not path.name.startswith(".")}
     assert left == {"recipe.toml", "environment.json", "log.jsonl", "stages"}
-    assert not (tmp_path / "out/stages/control.json").exists()
     report = run(tmp_path, *sets, "prune.max_drop=1")
     assert report["density"]["kept"] == 824
 
@@ -514,6 +588,10 @@ def test_a_drop_of_exactly_the_budget_is_allowed(tmp_path):
     [
         (("prune.method=random", "prune.rounds=2"), "only magnitude ranks"),
         (("prune.method=asni", "prune.per_round=0.5"), "asni prunes once"),
+        (
+            ("prune.method=asni", "dense.control=true"),
+            r"job.toml: \[dense\] .* asni is a training of its own",
+        ),
         (("prune.method=magnitud", "prune.rounds=2"), 'did you mean "magnitude"'),
         (("prune.weights=start", "dense.control=true"), "magnitude starts from random ones"),
         (("prune.method=random", "dense.control=true"), "random starts from random ones"),

@@ -2,7 +2,7 @@
 
 import itertools
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -55,8 +55,9 @@ def sweep(source: str | Path | Recipe, sets: Sequence[str] = ()) -> list[tuple[s
 
 
 def parse(table: Table, where: str, folder: Path) -> Recipe:
-    """Return the recipe of a TOML table. A [dense] section turns the stage on.
+    """Return the recipe of a TOML table.
 
+    A [dense] section turns the stage on, unless it only asks for the control of weights that are given.
     Raises InputError: unknown keys before missing ones, types before ranges.
     """
     check_keys(table, where)
@@ -64,7 +65,7 @@ def parse(table: Table, where: str, folder: Path) -> Recipe:
     tables = {name: table.get(name, {}) for name in sections()}
     parts = {name: given(kind, tables[name], f"{where}: [{name}]") for name, kind in sections().items()}
     if "dense" in table:
-        parts["dense"].setdefault("enabled", True)
+        parts["dense"].setdefault("enabled", _trains_dense(tables))
     if "tune" not in table and parts["prune"].get("method") == "edge-popup":
         parts["tune"]["enabled"] = False  # its network is finished
     train = Train(**parts["train"])
@@ -76,6 +77,12 @@ def parse(table: Table, where: str, folder: Path) -> Recipe:
     recipe = _anchored(Recipe(**built, **given(Recipe, table, f"{where}:")), folder)
     limits.check(recipe, where)
     return recipe
+
+
+def _trains_dense(tables: Mapping[str, Table]) -> bool:
+    """Say whether a [dense] section is about a dense network of its own, from which something starts."""
+    early = tables["prune"].get("weights") == "dense" or tables["tune"].get("start") == "rewind"
+    return early or set(tables["dense"]) != {"control"} or not tables["model"].get("weights")
 
 
 def table_of(recipe: Recipe) -> Table:

@@ -1,10 +1,22 @@
 """What the values of a recipe may be, and what they may be together."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import fields
 
 from compressor.errors import InputError, unknown
-from compressor.recipe import DataSet, Dense, Pack, Prune, Recipe, Train, Tune, Verify, epoch_at, rounds_of
+from compressor.recipe import (
+    DataSet,
+    Dense,
+    Pack,
+    Prune,
+    Recipe,
+    Train,
+    Tune,
+    Verify,
+    epoch_at,
+    rounds_of,
+    weights_of,
+)
 
 CHOICES = {
     "optimizer": ("sgd", "adam", "adamw"),
@@ -106,10 +118,25 @@ def _data(data: DataSet, where: str) -> None:
 
 
 def _dense(dense: Dense, recipe: Recipe, where: str) -> None:
-    if dense.control and not recipe.tune.enabled:
-        raise InputError(f"{where}: [dense] control = true trains as long as [tune] does; enable [tune]")
-    if dense.control and not dense.enabled and not recipe.model.weights:
-        raise InputError(f"{where}: [dense] control = true wants [dense] enabled = true")
+    if not dense.control:
+        return
+    what, method = f"{where}: [dense] control = true", recipe.prune.method
+    if not recipe.tune.enabled:
+        raise InputError(f"{what} trains as long as [tune] does; enable [tune]")
+    if not dense.enabled and not recipe.model.weights:
+        raise InputError(f"{what} wants [dense] enabled = true")
+    if method in _methods()[1]:
+        raise InputError(f"{what} goes with scoring methods; {method} is a training of its own")
+    if weights_of(recipe) == "start" and method in _methods()[0]:
+        raise InputError(
+            f"{what} trains on what pruning starts from, trained weights; {method} starts from random ones: "
+            'give [prune] method = "magnitude" or weights = "dense"'
+        )
+    if recipe.tune.tied:
+        raise InputError(
+            f"{what} trains at the rates of [tune], which begin anew where two levels settle; leave tied = true or "
+            "control out"
+        )
 
 
 def _prune(prune: Prune, recipe: Recipe, where: str) -> None:
@@ -117,7 +144,7 @@ def _prune(prune: Prune, recipe: Recipe, where: str) -> None:
         raise InputError(f'{where}: [prune] weights = "given" wants [model] weights = "FILE"')
     if prune.weights == "dense" and not recipe.dense.enabled:
         raise InputError(f'{where}: [prune] weights = "dense" wants a [dense] section')
-    if prune.per_round is not None and prune.rounds != 1:
+    if prune.per_round is not None and prune.rounds is not None:
         raise InputError(
             f"{where}: [prune] rounds = {prune.rounds} and per_round = {prune.per_round} say two things; "
             "give one of them"
@@ -125,7 +152,7 @@ def _prune(prune: Prune, recipe: Recipe, where: str) -> None:
     if prune.max_drop is not None:
         _max_drop(recipe, where)
     if rounds_of(prune) > 1:
-        _rounds(rounds_of(prune), recipe.tune, where)
+        _rounds(rounds_of(prune), recipe, where)
 
 
 def _max_drop(recipe: Recipe, where: str) -> None:
@@ -141,9 +168,9 @@ def _max_drop(recipe: Recipe, where: str) -> None:
         raise InputError(f"{where}: [prune] max_drop judges tuned networks; it wants [tune] enabled = true")
 
 
-def _rounds(count: int, tune: Tune, where: str) -> None:
+def _rounds(count: int, recipe: Recipe, where: str) -> None:
     """Refuse what cannot be done again and again."""
-    what = f"{where}: [prune] {count} rounds"
+    what, tune, method = f"{where}: [prune] {count} rounds", recipe.tune, recipe.prune.method
     if count > _MOST_ROUNDS:
         raise InputError(f"{what} are more than {_MOST_ROUNDS}; raise per_round, or lower rounds")
     if not tune.enabled:
@@ -152,6 +179,18 @@ def _rounds(count: int, tune: Tune, where: str) -> None:
         raise InputError(f"{what} rank the weights that tuning leaves; two levels per layer leave no order")
     if tune.start == "levels":
         raise InputError(f'{what} want [tune] start = "trained", "rewind" or "init", not "levels"')
+    if method != "magnitude" and any(method in menu for menu in _methods()):
+        raise InputError(
+            f"{what}: only magnitude ranks the weights that a round of training leaves; {method} prunes once, leave "
+            "rounds and per_round out"
+        )
+
+
+def _methods() -> tuple[Collection[str], Collection[str]]:
+    """Return the names of the scoring and of the training methods; a name on neither is told with the nearest later."""
+    from compressor import methods  # and torch, which most commands on recipes do without
+
+    return methods.METHODS, methods.TRAINING_METHODS
 
 
 def _tune(tune: Tune, recipe: Recipe, where: str) -> None:
@@ -159,6 +198,11 @@ def _tune(tune: Tune, recipe: Recipe, where: str) -> None:
         raise InputError(f"{where}: [tune] tied = true wants [tune] enabled = true")
     if tune.enabled and tune.start == "rewind" and not recipe.dense.enabled:
         raise InputError(f'{where}: [tune] start = "rewind" wants a [dense] section to rewind to')
+    if tune.rewind_to is not None and tune.start != "rewind":
+        raise InputError(
+            f'{where}: [tune] rewind_to = {tune.rewind_to} is for start = "rewind", not "{tune.start}"; leave '
+            "rewind_to out"
+        )
     if tune.enabled and tune.replay_from is not None:
         _replay(tune, tune.replay_from, recipe.dense, where)
 
@@ -167,7 +211,7 @@ def _replay(tune: Tune, share: float, dense: Dense, where: str) -> None:
     """Refuse a replay of something else than the dense training, or from elsewhere than the weights come from."""
     what = f"{where}: [tune] replay_from = {share}"
     if not dense.enabled:
-        raise InputError(f"{what} wants a [dense] section whose training it replays")
+        raise InputError(f"{what} wants a [dense] section with enabled = true, whose training it replays")
     for item in fields(Train):
         own, played = getattr(tune.train, item.name), getattr(dense.train, item.name)
         if own != played:

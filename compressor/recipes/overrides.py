@@ -34,7 +34,9 @@ def apply(table: Table, combination: Sequence[Choice]) -> Table:
     result = copy.deepcopy(table)
     for key, _, value in combination:
         section, dot, name = key.partition(".")
-        if dot and not isinstance(result.setdefault(section, {}), dict):
+        # A control comes beside a dense stage, it does not bring one.
+        absent = {"enabled": False} if key == "dense.control" else {}
+        if dot and not isinstance(result.setdefault(section, absent), dict):
             raise InputError(f"{section} must be a section, [{section}]")
         if dot:
             result[section][name] = value

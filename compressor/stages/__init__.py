@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Final
 
 from compressor.recipe import Recipe, rounds_of
 from compressor.records import Result, Step
@@ -12,6 +13,8 @@ from compressor.stages.reference import control, control_step, dense, dense_step
 from compressor.stages.rounds import accepted, named
 from compressor.stages.ship import export, export_step, pack, pack_step, verify, verify_step
 from compressor.stages.tune import tune, tune_step
+
+SHIPS: Final = ("pack", "export", "verify")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +38,16 @@ def stages(recipe: Recipe) -> dict[str, Stage]:
     }
     for number in rounds:
         found[named("prune", number)] = Stage(
-            partial(_open, number), partial(prune_step, number=number), partial(prune, number=number)
+            partial(_open, number=number), partial(prune_step, number=number), partial(prune, number=number)
         )
         found[named("tune", number)] = Stage(
-            partial(_tuned, number), partial(tune_step, number=number), partial(tune, number=number)
+            partial(_tuned, number=number), partial(tune_step, number=number), partial(tune, number=number)
         )
     for number in rounds:
         found[named("control", number)] = Stage(
-            partial(_controlled, number), partial(control_step, number), partial(control, number)
+            partial(_controlled, number=number),
+            partial(control_step, number=number),
+            partial(control, number=number),
         )
     return found | {
         "pack": Stage(lambda run: accepted(run) > 0, pack_step, pack),
@@ -51,14 +56,15 @@ def stages(recipe: Recipe) -> dict[str, Stage]:
     }
 
 
-def _open(number: int, run: Run) -> bool:
+def _open(run: Run, number: int) -> bool:
     """Say whether every round before this one stayed within the budget."""
     return accepted(run) >= number - 1
 
 
-def _tuned(number: int, run: Run) -> bool:
-    return run.recipe.tune.enabled and _open(number, run)
+def _tuned(run: Run, number: int) -> bool:
+    pruned = run.results.get(named("prune", number))
+    return run.recipe.tune.enabled and pruned is not None and "collapse" not in pruned
 
 
-def _controlled(number: int, run: Run) -> bool:
+def _controlled(run: Run, number: int) -> bool:
     return run.recipe.dense.control and accepted(run) >= number

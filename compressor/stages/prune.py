@@ -12,20 +12,11 @@ from compressor.errors import InputError
 from compressor.levels import centroids, save_start, to_levels
 from compressor.methods import METHODS, TRAINING_METHODS
 from compressor.methods import prune as score
-from compressor.recipe import Prune, Recipe, rounds_of
+from compressor.recipe import Prune, Recipe, rounds_of, weights_of
 from compressor.records import Result, Step
 from compressor.runs import DENSE, START, Run
 from compressor.stages.rounds import counts, named, weights_file
 from compressor.weights import Mask, prunable
-
-
-def weights_of(recipe: Recipe) -> str:
-    """Return which weights pruning starts from: given, dense or start."""
-    if recipe.prune.weights != "auto":
-        return recipe.prune.weights
-    if recipe.model.weights:
-        return "given"
-    return "dense" if recipe.dense.enabled and recipe.prune.method == "magnitude" else "start"
 
 
 def scope_of(recipe: Recipe) -> str:
@@ -76,6 +67,8 @@ def prune_step(run: Run, number: int = 1) -> Step:
     settings = run.settings() | {"prune": asdict(recipe.prune), "weights": weights_of(recipe)}
     for name in ("weights", "density", "rounds", "per_round", "max_drop"):
         settings["prune"].pop(name)
+    if recipe.prune.method != "asni":
+        settings["prune"].pop("end")
     settings["prune"] |= _aim(recipe.prune, number) | {"scope": scope_of(recipe)}
     tune = recipe.tune
     settings["start"] = recipe.prune.method == "asni" or (tune.enabled and tune.start == "levels")
@@ -83,9 +76,9 @@ def prune_step(run: Run, number: int = 1) -> Step:
         settings["prune"]["train"] = {"batch": recipe.prune.train.batch}
     inputs = run.inputs()
     if number > 1:
-        inputs |= run.digests(weights_file("tune", number - 1))
+        inputs = inputs | run.digests(weights_file("tune", number - 1))
     elif weights_of(recipe) == "dense":
-        inputs |= run.digests(DENSE)
+        inputs = inputs | run.digests(DENSE)
     written = weights_file("prune", number)
     return Step(
         named("prune", number), settings, inputs, (written, START) if settings["start"] else (written,)
@@ -98,7 +91,7 @@ def _aim(prune: Prune, number: int) -> dict[str, Any]:
         return {"density": prune.density}
     if prune.per_round is not None:
         return {"per_round": prune.per_round}
-    return {"density": prune.density ** (number / prune.rounds)}
+    return {"density": prune.density ** (number / rounds_of(prune))}
 
 
 def prune(run: Run, number: int = 1) -> Result:
@@ -144,7 +137,7 @@ def _prune_by_score(run: Run, model: nn.Module, number: int, within: Mask | None
     except InputError as error:
         if rounds == 1:
             raise
-        raise InputError(f"round {number} of {rounds}: {error}") from error
+        raise type(error)(f"round {number} of {rounds}: {error}") from error
 
 
 def _prune_by_training(run: Run, model: nn.Module) -> tuple[Mask, Result]:

@@ -4,10 +4,9 @@ from dataclasses import asdict
 
 from torch import nn
 
-from compressor.recipe import epoch_at, replays_from, rewinds_to
+from compressor.recipe import replays_from, rewinds_to, weights_of
 from compressor.records import Result, Step
 from compressor.runs import DENSE, REWIND, Run
-from compressor.stages.prune import weights_of
 from compressor.stages.rounds import named, weights_file
 from compressor.train import Epoch
 
@@ -27,7 +26,7 @@ def dense_step(run: Run) -> Step:
     """Return what `dense` depends on and writes."""
     recipe = run.recipe
     settings = run.settings() | {"train": asdict(recipe.dense.train)}
-    early = rewinds_to(recipe.tune)
+    early = rewinds_to(recipe)
     if early is not None:
         settings["rewind_to"] = early
     return Step("dense", settings, run.inputs(), (DENSE,) if early is None else (DENSE, REWIND))
@@ -37,8 +36,7 @@ def dense(run: Run) -> Result:
     """Train the reference; keep its early weights where tuning rewinds to them."""
     recipe = run.recipe
     model = run.network(given=True)
-    share = rewinds_to(recipe.tune)
-    early = None if share is None else epoch_at(share, recipe.dense.train.epochs)
+    early = rewinds_to(recipe)
 
     def keep(epoch: Epoch, trained: nn.Module) -> None:
         if epoch.epoch + 1 == early:
@@ -52,7 +50,7 @@ def dense(run: Run) -> Result:
     return {"epochs": epochs, "accuracy": found, "validation": run.validation(model)}
 
 
-def control_step(number: int, run: Run) -> Step:
+def control_step(run: Run, number: int = 1) -> Step:
     """Return what the control of a round depends on and writes."""
     recipe = run.recipe
     settings = run.settings() | {"train": asdict(recipe.tune.train), "first": replays_from(recipe)}
@@ -62,7 +60,7 @@ def control_step(number: int, run: Run) -> Step:
     return Step(named("control", number), settings, inputs, (weights_file("control", number),))
 
 
-def control(number: int, run: Run) -> Result:
+def control(run: Run, number: int = 1) -> Result:
     """Train the network that pruning starts from on and on, as every round is tuned, but dense.
 
     Source: extended dense training, papers/lr-rewinding.md §5, control A. Where rounds rewind weights, this does not:

@@ -5,10 +5,8 @@ lands exactly on the asked density, and no round keeps less than it.
 """
 
 from fractions import Fraction
-from typing import Any
 
 from compressor.recipe import Prune, rounds_of
-from compressor.records import read
 from compressor.runs import Run
 from compressor.selection import kept_count
 
@@ -42,7 +40,7 @@ def counts(prune: Prune, total: int) -> tuple[int, ...]:
 def accepted(run: Run) -> int:
     """Return the round that ships: the last, or with max_drop the last before one that loses more; 0 for none.
 
-    Reads the records of the rounds that are done; one that is not counts as lost.
+    A round that this walk has not done, or through whose mask nothing flows, counts as lost.
     """
     last, budget = rounds_of(run.recipe.prune), run.recipe.prune.max_drop
     if budget is None:
@@ -69,5 +67,4 @@ def _reference(run: Run) -> str:
 
 
 def _validation(run: Run, stage: str) -> float | None:
-    result: dict[str, Any] = read(run.folder, stage).get("result", {})
-    return result.get("validation")
+    return run.results.get(stage, {}).get("validation")

@@ -16,17 +16,22 @@ from compressor.packed import Sizes
 from compressor.recipe import rounds_of
 from compressor.records import Result, Step
 from compressor.runs import MODEL, ONNX, Run
-from compressor.stages.rounds import accepted, weights_file
+from compressor.stages.rounds import accepted, named, weights_file
 from compressor.weights import Mask
 
 
 def _weights(run: Run, number: int) -> str:
-    return weights_file("tune" if run.recipe.tune.enabled else "prune", number)
+    return weights_file(_stage(run), number)
+
+
+def _stage(run: Run) -> str:
+    return "tune" if run.recipe.tune.enabled else "prune"
 
 
 def _done(run: Run) -> range:
-    """Return the rounds that were done: those that were accepted, and the one that broke the budget."""
-    return range(1, min(accepted(run) + 1, rounds_of(run.recipe.prune)) + 1)
+    """Return the rounds that left a network: those that were accepted, and the one that broke the budget."""
+    done = range(1, min(accepted(run) + 1, rounds_of(run.recipe.prune)) + 1)
+    return done if named(_stage(run), done[-1]) in run.results else done[:-1]
 
 
 def pack_step(run: Run) -> Step:

@@ -21,6 +21,9 @@ def tune_step(run: Run, number: int = 1) -> Step:
     """Return what `tune` of a round depends on and writes."""
     tune = run.recipe.tune
     settings = run.settings() | {"tune": asdict(tune), "first": replays_from(run.recipe)}
+    # What has had its effect already, in `first` or in the weights that are read, and what is without one.
+    for name in ("enabled", "rewind_to", "replay_from", *(() if tune.tied else ("mask",))):
+        settings["tune"].pop(name)
     sources = [START] if tune.start == "levels" else [weights_file("prune", number)]
     if tune.start == "rewind":
         sources.append(REWIND)
