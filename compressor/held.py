@@ -6,7 +6,7 @@ closure (which computes gradients inside), are followed by a fill. Plain paramet
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -120,6 +120,52 @@ class Held:
 
 def _needs_fill(optimizer: Optimizer, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     return has_closure(optimizer, args, kwargs) or type(optimizer) not in _STAY_AT_ZERO
+
+
+class Steps:
+    """Where the steps of optimisers begin and end.
+
+    torch calls the hooks of a step for a `super().step()` inside it as well, and none after one that raised.
+    """
+
+    def __init__(self) -> None:
+        self._within: Optimizer | None = None
+        self._depth = 0
+
+    def begins(self, optimizer: Optimizer) -> bool:
+        """Say, in a pre-hook, whether a step begins; False for one inside another."""
+        hooked = [hasattr(vars(kind).get("step"), "hooked") for kind in type(optimizer).__mro__]
+        # Deeper than classes have hooks: the step before has failed, and this is a new one.
+        if self._within is optimizer and self._depth < sum(hooked):
+            self._depth += 1
+            return False
+        self._within, self._depth = optimizer, 1
+        return True
+
+    def ends(self, optimizer: Optimizer) -> bool:
+        """Say, in a post-hook, whether the step that began is over."""
+        if self._within is not optimizer:
+            return False
+        self._depth -= 1
+        if self._depth:
+            return False
+        self._within = None
+        return True
+
+    def forget(self) -> None:
+        """Take the step that began for one that failed; the next one begins."""
+        self._within = None
+
+
+def before_use(model: nn.Module, call: Callable[..., None]) -> list[Any]:
+    """Have `call` called before the module computes or gives its state; return the handles.
+
+    For as long as a step lasts, or after one that failed: copies of the module stay free of the hooks.
+    """
+    return [
+        model.register_forward_pre_hook(call, prepend=True),
+        model.register_state_dict_pre_hook(call),
+    ]
 
 
 def has_closure(optimizer: Optimizer, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:

@@ -111,6 +111,8 @@ def _threshold(flats: Sequence[Tensor], count: int) -> Tensor:
     Above a million elements a sorted sample brackets it, and only what lies between is ranked: a third of
     the time of a partition. The bracket is proved by counting, so the answer is exact whatever the sample.
     """
+    if count == 0:
+        return torch.tensor(torch.inf, device=flats[0].device)
     total = sum(flat.numel() for flat in flats)
     stride = total // _SAMPLE // _WHEEL * _WHEEL + 1  # no factor in common with usual shapes
     if stride == 1:
@@ -174,14 +176,16 @@ def layer_counts(
     """Return how many weights each layer keeps under "layer" or "erk" scope; the sum is exactly count (kept_count).
 
     Quotas are floored, the missing ones go to the largest fractional parts (ties: layer order); each layer
-    keeps at least 1, taken from the layer with the most. Raises InputError if there are fewer than layers.
+    keeps at least 1, taken from the layer with the most, unless it has none. Raises InputError if there are fewer than
+    layers.
     """
     sizes = {name: prod(shape) for name, shape in shapes.items()}
     if count is None:
         count = kept_count(density, sum(sizes.values()))
-    if count < len(shapes):
+    full = [name for name, size in sizes.items() if size]
+    if count < len(full):
         raise InputError(
-            f"density {density} keeps {count} weights in {len(shapes)} layers; each needs at least one"
+            f"density {density} keeps {count} weights in {len(full)} layers; each needs at least one"
         )
     each = erk_densities(shapes, density) if scope == "erk" else dict.fromkeys(shapes, density)
     quotas = {name: each[name] * size for name, size in sizes.items()}
@@ -190,7 +194,7 @@ def layer_counts(
     open_layers = [name for name in by_fraction if counts[name] < sizes[name]]
     for name in open_layers[: count - sum(counts.values())]:
         counts[name] += 1
-    for name in [name for name, size in counts.items() if size == 0]:
+    for name in [name for name in full if counts[name] == 0]:
         counts[max(counts, key=counts.__getitem__)] -= 1
         counts[name] = 1
     return counts

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from compressor.errors import InputError
 from compressor.flow import reach
-from compressor.held import has_closure
+from compressor.held import Steps, before_use, has_closure
 from compressor.latents import layer_of
 from compressor.levels import Levels, centroids
 from compressor.selection import keep_largest
@@ -73,6 +73,8 @@ class TwoLevel:
         start = centroids(model, mask)
         self._layers = {name: layer_of(p, mask[name], start[name]) for name, p in fit(model, mask).items()}
         self._grads: list[tuple[nn.Parameter, Tensor]] = []
+        self._stepping = Steps()
+        self._rescues: list[Any] = []
         self._forward_hook = model.register_forward_pre_hook(self._remember)
         self._handles = [
             self._forward_hook,
@@ -112,6 +114,10 @@ class TwoLevel:
             raise InputError(
                 "tied cannot train with a closure: its gradients would not be those of the two levels"
             )
+        if not self._stepping.begins(optimizer):
+            return
+        self._put_back()
+        self._rescues = before_use(self._model, self._rescue)
         scale = getattr(
             optimizer, "grad_scale", None
         )  # a fused optimiser under GradScaler unscales by itself
@@ -136,11 +142,9 @@ class TwoLevel:
     @torch.no_grad()
     def _after(self, optimizer: Optimizer, *_: object) -> None:
         """Step the levels, choose the mask where it is due, and give the module its two-level weights back."""
-        for layer in self._layers.values():
-            layer.parameter.data = layer.values
-        for parameter, gradient in self._grads:
-            parameter.grad = gradient
-        self._grads = []
+        if not self._stepping.ends(optimizer):
+            return
+        self._put_back()
         overflow = getattr(optimizer, "found_inf", None)
         if overflow is not None and bool(overflow):
             return  # a fused optimiser under GradScaler has skipped this step
@@ -160,6 +164,22 @@ class TwoLevel:
             for layer in self._layers.values():
                 layer.first.zero_()
                 layer.second.zero_()
+
+    def _rescue(self, *_: object) -> None:
+        """Give the module its two-level weights back after a step that failed, before anyone sees the latents."""
+        self._stepping.forget()
+        self._put_back()
+
+    def _put_back(self) -> None:
+        """Give the module its two-level weights, and every parameter its gradient."""
+        for rescue in self._rescues:
+            rescue.remove()
+        for layer in self._layers.values():
+            if layer.parameter.data_ptr() == layer.latent.data_ptr():
+                layer.parameter.data = layer.values
+        for parameter, gradient in self._grads:
+            parameter.grad = gradient
+        self._grads, self._rescues = [], []
 
     def _choose(self) -> None:
         """Choose the mask again among all latents, per layer."""
@@ -216,6 +236,7 @@ class TwoLevel:
 
     def remove(self) -> None:
         """Let go: the module keeps its two-level weights."""
+        self._put_back()
         for handle in self._handles:
             handle.remove()
         self._handles = []

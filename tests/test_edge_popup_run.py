@@ -101,6 +101,13 @@ def test_the_scope_is_the_method_s_own_unless_it_is_asked_for(recipe, tmp_path):
     assert kept("prune.method=magnitude", "prune.scope=layer") == pytest.approx([0.3] * 3, abs=1e-3)
 
 
+def test_the_end_of_another_method_s_curve_trains_nothing_again(recipe, tmp_path):
+    events = []
+    compressor.run(recipe, out=tmp_path / "out", sets=NO_EXPORT)
+    compressor.run(recipe, out=tmp_path / "out", sets=[*NO_EXPORT, "prune.end=0.5"], on_event=events.append)
+    assert not [event for event in events if event["event"] == "epoch"]
+
+
 def test_a_dry_run_weighs_mask_and_signs(recipe):
     plan = compressor.run(recipe, sets=NO_EXPORT, dry_run=True)
     assert (plan["exact"], plan["epochs"]) == (False, {"dense": 4, "prune": 4})

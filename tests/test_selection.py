@@ -181,3 +181,12 @@ def test_the_threshold_of_a_large_tensor_is_exact_whatever_the_scores(kind: str,
     order = scores.sort(descending=True, stable=True).indices[:count]
     expected = torch.zeros(total, dtype=torch.bool).index_fill_(0, order, True)
     assert torch.equal(torch.cat([mask["a"], mask["b"]]), expected)
+
+
+@pytest.mark.parametrize("scope", ["layer", "erk", "global"])
+def test_a_layer_without_weights_keeps_none_and_is_in_the_way_of_no_scope(scope: str) -> None:
+    scores = {"a": torch.rand(4, 5), "empty": torch.rand(3, 0), "b": torch.rand(4, 5)}
+    mask = select(scores, 0.3, scope)
+    assert mask.per_layer()["empty"] == (0, 0)
+    assert mask.kept == 12
+    assert select({"a": scores["a"], "empty": scores["empty"]}, 0.05, scope).kept == 1

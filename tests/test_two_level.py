@@ -196,3 +196,32 @@ def test_a_network_that_the_probe_cannot_run_trains_all_the_same() -> None:
             optimizer.zero_grad()
             nn.functional.cross_entropy(net(inputs={"x": x}), y).backward()
             optimizer.step()
+
+
+def test_a_step_by_way_of_the_parent_s_is_one_step_and_one_that_failed_is_none() -> None:
+    class Inner(torch.optim.Adam):
+        def step(self, closure: object = None) -> None:  # type: ignore[override]
+            super().step(closure)  # type: ignore[arg-type]
+
+    def boom(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    (one, plain, mask), (two, _, _) = started(), started()
+    inner = Inner(two.parameters(), 1e-2)
+    with (
+        compressor.tied(one, plain, mask, steps=100) as wanted,
+        compressor.tied(two, inner, mask, steps=100) as found,
+    ):
+        for number in range(100):
+            walk(one, plain, number, number + 1)
+            hook = inner.register_step_pre_hook(boom)
+            with pytest.raises(RuntimeError, match="out of memory"):
+                walk(two, inner, number, number + 1)
+            hook.remove()
+            if number % 2:
+                for name, now in found.mask.items():
+                    assert set(two.state_dict()[name][now].unique().tolist()) <= set(found.levels[name])
+            inner.step()  # again, with the same gradients
+            assert found.levels == wanted.levels
+    assert found.mask == wanted.mask
+    assert all(torch.equal(one.state_dict()[name], value) for name, value in two.state_dict().items())

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from compressor.errors import InputError
-from compressor.held import Held
+from compressor.held import Held, Steps
 from compressor.selection import keep_largest, kept_count
 from compressor.weights import Mask, prunable, refuse_nan
 
@@ -97,7 +97,11 @@ class Schedule:
         self._step = 0
         every_weight = Mask({n: torch.ones(w.shape, dtype=torch.bool) for n, w in self._weights.items()})
         self._held = Held(model, optimizers, every_weight)
-        self._handle = optimizers[0].register_step_post_hook(self._after)
+        self._stepping = Steps()
+        self._handles = [
+            optimizers[0].register_step_pre_hook(self._before),
+            optimizers[0].register_step_post_hook(self._after),
+        ]
 
     @property
     def mask(self) -> Mask:
@@ -109,7 +113,12 @@ class Schedule:
         """Kept / total of the mask in force."""
         return self._held.density
 
-    def _after(self, *_: object) -> None:
+    def _before(self, optimizer: Optimizer, *_: object) -> None:
+        self._stepping.begins(optimizer)
+
+    def _after(self, optimizer: Optimizer, *_: object) -> None:
+        if not self._stepping.ends(optimizer):
+            return
         self._step += 1
         stage, rest = divmod(self._step, self._every)
         if rest == 0 and stage <= len(self._counts):
@@ -137,7 +146,8 @@ class Schedule:
             self._warn_if_early()
 
     def _detach(self) -> None:
-        self._handle.remove()
+        for handle in self._handles:
+            handle.remove()
         self._held.remove()
 
     def _warn_if_early(self) -> None:

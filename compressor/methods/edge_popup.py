@@ -5,9 +5,11 @@ simple_mnist_example.py; papers/edge-popup.md. Every weight has a score, each la
 largest |score|, and the gradient passes straight through the choice. Differs from the reference: the count is exact
 and ties fall by position (it floors the pruned share, and its faster top-k keeps all ties); signs are drawn as bits
 (sign(0) would kill an edge), and a score of 0 has the sign of its zero, for the same reason; the scale is
-sqrt(2 / (density * fan_in)), where the code has 1 - density; fan_in of a transposed convolution counts its inputs.
+sqrt(2 / (density * fan_in)), where the code has 1 - density; fan_in of a transposed convolution counts the inputs of
+an output, the mean over a stride.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from math import prod, sqrt
 from typing import Final
@@ -18,15 +20,17 @@ from torch.optim import Optimizer
 
 from compressor.errors import InputError, unknown
 from compressor.levels import implied
-from compressor.methods.popup import Popup
+from compressor.methods.popup import Popup, refuse_running
 from compressor.selection import erk_densities, quotas
 from compressor.weights import prunable, refuse_nan
+
+log = logging.getLogger(__name__)
 
 WEIGHTS: Final = ("signed-constant", "given")
 _TRANSPOSED = nn.modules.conv._ConvTransposeNd
 
 
-def signed_constant(fan_in: int, density: float) -> float:
+def signed_constant(fan_in: float, density: float) -> float:
     """Return the absolute value of all weights of a layer: the variance of He et al., kept in spite of the zeros.
 
     Source: papers/edge-popup.md §2 ("scaled") and §9: without batch norm the scale is worth 2 points; numbers 1.
@@ -47,17 +51,25 @@ def edge_popup(
     """Attach edge-popup to a training loop: the optimiser trains scores, the weights stay, the mask follows.
 
     weights: "signed-constant" gives every layer new weights, one constant with random signs, biases 0 and norms 1 / 0
-    (the finished network is mask, signs and a float per layer); "given" leaves all as it is (a mask per task over one
-    trained network). Biases and norms are frozen, running statistics move; an excluded weight trains as usual, with
-    its bias. generator: draws scores and signs, on the CPU (left out: seed 0). The mask is chosen after every step, so
-    the training may end at any. Weight decay acts on the scores, gradient clipping on dL/dw.
+    (the finished network is mask, signs and a constant per layer, which packs as two levels); "given" leaves all as it
+    is (a mask per task over one trained network). Biases, norms and all else that cannot be masked (embeddings,
+    recurrent layers, parameters of the module's own) are frozen, and what is no bias or norm is named in a warning of
+    the log; running statistics move; an excluded weight trains as usual, with its bias. generator: draws scores and
+    signs, on the CPU (left out: seed 0). The mask is chosen after every step, so the training may end at any. Weight
+    decay acts on the scores, gradient clipping on dL/dw. What the optimisers remember of the weights (momentum) is
+    dropped here and by remove().
+    A step may fail and be caught: the module's forward and state_dict find its weights, not the scores.
     Raises InputError for a density that leaves less than a weight per layer, an unknown scope or weights, weights that
-    no optimiser here trains or that are not finite, and at the first step of an optimiser that wants a closure.
+    no optimiser here trains, that are not finite or under edge-popup already, and at the first step of an optimiser
+    that wants a closure.
     """
     if weights not in WEIGHTS:
         raise unknown("weights", weights, WEIGHTS)
-    optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
-    found = prunable(model, exclude)
+    optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(dict.fromkeys(optimizer))
+    found = {name: weight for name, weight in prunable(model, exclude).items() if weight.numel()}
+    if not found:
+        raise InputError("every prunable weight of this network is empty; there is nothing to choose from")
+    refuse_running(found)
     _refuse_untrained(found, optimizers)
     shapes = {name: tuple(weight.shape) for name, weight in found.items()}
     wanted = quotas(shapes, density, scope)
@@ -72,7 +84,8 @@ def edge_popup(
         constants = {name: signed_constant(fans[name], each[name]) for name in shapes}
         scores = _drawn(found, fans, constants, generator)
         _reset(model, frozen)
-    return Popup(found, frozen, scores, wanted, optimizers)
+    _tell_frozen(model, frozen)
+    return Popup(model, found, frozen, scores, wanted, optimizers)
 
 
 def _refuse_untrained(weights: Mapping[str, nn.Parameter], optimizers: Sequence[Optimizer]) -> None:
@@ -83,7 +96,7 @@ def _refuse_untrained(weights: Mapping[str, nn.Parameter], optimizers: Sequence[
             raise InputError(f'"{name}" would keep a random mask: {why}; train it, or exclude it')
 
 
-def _sizes(weight: Tensor, fan_in: int) -> Tensor:
+def _sizes(weight: Tensor, fan_in: float) -> Tensor:
     """Return |W| as scores, the largest at the bound of random ones.
 
     Measured, LeNet-300-100 over frozen weights, SGD 0.1, density 0.1, mean of 2 seeds: trained on Fashion-MNIST (the
@@ -97,7 +110,7 @@ def _sizes(weight: Tensor, fan_in: int) -> Tensor:
 @torch.no_grad()
 def _drawn(
     weights: Mapping[str, nn.Parameter],
-    fans: Mapping[str, int],
+    fans: Mapping[str, float],
     constants: Mapping[str, float],
     generator: torch.Generator | None,
 ) -> dict[str, Tensor]:
@@ -114,14 +127,15 @@ def _drawn(
     return scores
 
 
-def _fan_ins(model: nn.Module, weights: Mapping[str, nn.Parameter]) -> dict[str, int]:
-    """Return how many products one output of each layer sums."""
-    transposed = {
-        id(module.weight): module.in_channels // module.groups
-        for module in model.modules()
-        if isinstance(module, _TRANSPOSED)
-    }
-    return {n: transposed.get(id(w), w.shape[1]) * prod(w.shape[2:]) for n, w in weights.items()}
+def _fan_ins(model: nn.Module, weights: Mapping[str, nn.Parameter]) -> dict[str, float]:
+    """Return how many products one output of each layer sums; of a strided transposed convolution the mean."""
+    fans = {name: float(prod(weight.shape[1:])) for name, weight in weights.items()}
+    names = {id(weight): name for name, weight in weights.items()}
+    for module in model.modules():
+        if isinstance(module, _TRANSPOSED) and id(module.weight) in names:
+            products = module.in_channels // module.groups * prod(module.kernel_size)
+            fans[names[id(module.weight)]] = max(1.0, products / prod(module.stride))
+    return fans
 
 
 def _frozen(model: nn.Module, weights: Mapping[str, nn.Parameter]) -> frozenset[nn.Parameter]:
@@ -134,10 +148,27 @@ def _frozen(model: nn.Module, weights: Mapping[str, nn.Parameter]) -> frozenset[
     return frozenset(model.parameters()) - free
 
 
+def _plain(model: nn.Module) -> dict[nn.Parameter, float]:
+    """Return biases and norms with the value at which they do nothing."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    found = {parameters[name]: value for name, value in implied(model).items() if name in parameters}
+    scales = [module.weight for module in model.modules() if isinstance(module, nn.RMSNorm)]
+    return found | {scale: 1.0 for scale in scales if scale is not None}
+
+
+def _tell_frozen(model: nn.Module, frozen: frozenset[nn.Parameter]) -> None:
+    plain = _plain(model)
+    lost = [n for n, p in model.named_parameters() if p in frozen and p.requires_grad and p not in plain]
+    if lost:
+        log.warning(
+            "edge-popup masks no %s: frozen as they are (only a layer that is excluded trains)",
+            ", ".join(lost),
+        )
+
+
 @torch.no_grad()
 def _reset(model: nn.Module, frozen: frozenset[nn.Parameter]) -> None:
     """Set frozen biases to 0 and frozen norms to scale 1 and shift 0: the paper's layers have neither."""
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    for name, value in implied(model).items():
-        if name in parameters and parameters[name] in frozen:
-            parameters[name].fill_(value)
+    for parameter, value in _plain(model).items():
+        if parameter in frozen:
+            parameter.fill_(value)

@@ -42,7 +42,7 @@ def pack(
     tensors whose kept weights are the base's, bit for bit, only the mask is stored, whatever the format, and the file
     can be read with that base only.
     Raises InputError: a mask that does not fit, a non-zero at a pruned place, a tensor that the format
-    cannot store, a base that shares no masked tensor; FormatError: a damaged base; HostError: the file cannot be
+    cannot store, a base that shares no kept weight; FormatError: a damaged base; HostError: the file cannot be
     written.
     """
     from compressor.packed import source as _source
@@ -81,7 +81,7 @@ def _from_base(items: list[Item], path: Path, kind: str) -> tuple[list[Item], st
     if "start" in (kind, based.kind):
         raise InputError(f"{path}: a base and what is made from it are networks, not starts of a training")
     found = [in_base(item, based) for item in items]
-    if not any(item.values == "base" and item.mask is not None for item in found):
+    if not any(item.values == "base" and item.mask is not None and item.kept for item in found):
         raise InputError(
             f"{path}: no masked tensor has this file's weights, bit for bit; give the network it was masked from"
         )

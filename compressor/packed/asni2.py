@@ -23,19 +23,12 @@ def plan(item: Item) -> Entry | str:
         return found
     if item.kept == len(item.bits):
         return item.entry("all", "levels")
-    bitmask = item.entry("bitmask", "levels")
-    width, escapes = csr.best_width(csr.gaps(item))
-    listed = item.entry("gaps", "levels", width, escapes)
-    return listed if listed.section < bitmask.section else bitmask
+    return csr.positions(item, "levels")
 
 
 def sections(item: Item, entry: Entry) -> Iterator[bytes]:
     """Yield the positions, the levels, the signs (1 = high)."""
-    if entry.positions == "gaps":
-        yield csr.gap_bytes(item, entry)
-    elif entry.positions == "bitmask":
-        assert item.mask is not None
-        yield bit_bytes(item.mask)
+    yield from csr.position_bytes(item, entry)
     found = levels(item)
     assert not isinstance(found, str)
     yield found.astype("<f4").tobytes()

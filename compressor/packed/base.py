@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from compressor.packed import csr
-from compressor.packed.item import Item, bit_bytes
+from compressor.packed.item import Item
 from compressor.packed.reader import Entry, Packed
 
 
@@ -31,16 +31,9 @@ def plan(item: Item) -> Entry:
     assert item.base_mask is not None
     if item.mask is None or np.array_equal(item.mask, item.base_mask):
         return item.entry("all", "base")
-    bitmask = item.entry("bitmask", "base")
-    width, escapes = csr.best_width(csr.gaps(item))
-    listed = item.entry("gaps", "base", width, escapes)
-    return listed if listed.section < bitmask.section else bitmask
+    return csr.positions(item, "base")
 
 
 def sections(item: Item, entry: Entry) -> Iterator[bytes]:
     """Yield the positions."""
-    if entry.positions == "gaps":
-        yield csr.gap_bytes(item, entry)
-    elif entry.positions == "bitmask":
-        assert item.mask is not None
-        yield bit_bytes(item.mask)
+    yield from csr.position_bytes(item, entry)

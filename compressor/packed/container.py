@@ -50,8 +50,11 @@ def entries_bytes(entries: Sequence[Entry]) -> list[bytes]:
     return [entry_bytes(entry, before, places) for entry, before in zip(entries, names, strict=False)]
 
 
-def head(entries: Sequence[Entry], kind: str, max_error: float, base: bytes = bytes(reader.DIGEST)) -> bytes:
-    """Return everything before the sections, the safetensors header included; base: the base file's SHA-256."""
+def head(entries: Sequence[Entry], kind: str, max_error: float, base: bytes) -> bytes:
+    """Return everything before the sections, the safetensors header included.
+
+    base: the base file's SHA-256, of which nothing is written unless a tensor is stored from it.
+    """
     lossy = any(entry.values in ("F16", "BF16") for entry in entries)
     task = any(entry.values == "base" for entry in entries)
     version = reader.TASK_VERSION if task else reader.VERSION
@@ -68,7 +71,8 @@ def head(entries: Sequence[Entry], kind: str, max_error: float, base: bytes = by
 
 def file_size(entries: Sequence[Entry], kind: str) -> int:
     """Return the bytes of the whole file."""
-    return len(head(entries, kind, 0.0)) + sum(entry.section for entry in entries) + reader.DIGEST
+    any_base = bytes(reader.DIGEST)  # only its length counts here
+    return len(head(entries, kind, 0.0, any_base)) + sum(entry.section for entry in entries) + reader.DIGEST
 
 
 def write(path: Path | str, start: bytes, sections: Iterable[Iterator[bytes]]) -> None:

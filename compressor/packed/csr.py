@@ -29,6 +29,23 @@ def sections(item: Item, entry: Entry) -> Iterator[bytes]:
     yield value_bytes(item, item.kept_bits)
 
 
+def positions(item: Item, values: str) -> Entry:
+    """Return the header entry with the smaller coding of the positions, bitmask or gaps (ties: bitmask)."""
+    bitmask = item.entry("bitmask", values)
+    width, escapes = best_width(gaps(item))
+    listed = item.entry("gaps", values, width, escapes)
+    return listed if listed.section < bitmask.section else bitmask
+
+
+def position_bytes(item: Item, entry: Entry) -> Iterator[bytes]:
+    """Yield the positions as the entry codes them: nothing where all are in their place."""
+    if entry.positions == "gaps":
+        yield gap_bytes(item, entry)
+    elif entry.positions == "bitmask":
+        assert item.mask is not None
+        yield bit_bytes(item.mask)
+
+
 def gaps(item: Item) -> Array:
     """Return how many pruned weights stand directly before each kept one, int64[kept]."""
     assert item.mask is not None

@@ -34,7 +34,6 @@ TASK_VERSION: Final = 2  # of a task file, which takes tensors from its base fil
 KINDS: Final = ("network", "start")
 ROLES: Final = ("dense", "sparse", "alias")
 POSITIONS: Final = ("all", "bitmask", "gaps")
-_VERSIONS: Final = (bytes([VERSION]), bytes([TASK_VERSION]))
 VALUES: Final = ("own", "F16", "BF16", "levels", "base")
 # safetensors name -> numpy type of Stored.data; a dtype's code in the file is its place in this table.
 DTYPES: Final = {
@@ -83,9 +82,8 @@ class Entry:
     @property
     def format(self) -> str:
         """The name of the storage format: dense, csr, bitmask, asni2 or base."""
-        if self.values in ("levels", "base"):
-            return {"levels": "asni2", "base": "base"}[self.values]
-        return {"all": "dense", "bitmask": "bitmask", "gaps": "csr"}[self.positions]
+        by_positions = {"all": "dense", "bitmask": "bitmask", "gaps": "csr"}[self.positions]
+        return {"levels": "asni2", "base": "base"}.get(self.values, by_positions)
 
     @property
     def decoded(self) -> int:
@@ -111,7 +109,8 @@ class Stored:
 
     levels: (low, high) of a two-level tensor. alias_of: the first name, whose data and mask an alias shares.
     values: own, F16 or BF16 (stored at lower precision), levels, or base (taken from the base file; `look` leaves
-    data of zeros, and no mask, which take no memory). bytes: header entry and section.
+    data of zeros, and no mask, which take no memory). positions: how the mask is coded: all, bitmask or gaps. bytes:
+    header entry and section.
     """
 
     dtype: str
@@ -123,6 +122,7 @@ class Stored:
     data: Array
     levels: tuple[float, float] | None
     alias_of: str | None
+    positions: str
     values: str
     bytes: int
 
@@ -186,7 +186,12 @@ def read(path: Path | str, base: Path | str | None = None) -> Packed:
     path = Path(path)
     with _open(path) as file:
         header = _header(path, file)
-        source = _base(path, header, base) if header.intact else None
+        try:
+            source = _base(path, header, base)
+        except (FormatError, InputError):
+            if header.intact:
+                raise
+            source = None  # what is wrong with the file itself comes first
         with _told(path):
             return _packed(file, header, source)
 
@@ -256,7 +261,11 @@ def _foreign(file: BufferedReader) -> str:
     if start[8:48] != outer(0)[8:48]:
         return "is not a packed file (compressor pack writes them)"
     at = 8 + int.from_bytes(start[:8], "little")
-    if start[at : at + 4] == MAGIC and start[at + 4 : at + 5] not in (b"", *_VERSIONS):
+    if start[at : at + 4] == MAGIC and start[at + 4 : at + 5] not in (
+        b"",
+        b"%c" % VERSION,
+        b"%c" % TASK_VERSION,
+    ):
         return f"has another version of the format than {VERSION} and {TASK_VERSION}; update compressor"
     return ""
 
@@ -453,6 +462,7 @@ def _decode(entry: Entry, section: Array, base: Packed | None) -> Stored:
     dtype = np.dtype(DTYPES[entry.dtype])
     raw = np.dtype(f"<u{dtype.itemsize}")
     if entry.values == "base" and base is None:
+        _look_at_mask(entry, section)
         return _stored(entry, None, np.broadcast_to(np.zeros((), dtype), entry.shape), None)
     first = _in_base(entry, base) if base is not None and entry.values == "base" else None
     mask, at = _mask(entry, section)
@@ -484,6 +494,7 @@ def _stored(entry: Entry, mask: Array | None, data: Array, levels: tuple[float, 
         data=data.reshape(entry.shape),
         levels=levels,
         alias_of=None,
+        positions=entry.positions,
         values=entry.values,
         bytes=entry.bytes,
     )
@@ -520,6 +531,14 @@ def _bits(packed: Array, count: int) -> Array:
     return np.unpackbits(packed, count=count, bitorder="little")
 
 
+def _look_at_mask(entry: Entry, section: Array) -> None:
+    """Check the positions of a tensor without taking memory for its shape, of which only the base is a witness."""
+    if entry.positions == "bitmask":
+        _same_count(entry, _bits(section, entry.total))
+    elif entry.positions == "gaps":
+        _where(entry, section)
+
+
 def _mask(entry: Entry, section: Array) -> tuple[Array | None, int]:
     """Return which weights are kept, flat (None: all are in their place), and where the values begin."""
     if entry.positions == "all":
@@ -527,6 +546,14 @@ def _mask(entry: Entry, section: Array) -> tuple[Array | None, int]:
     if entry.positions == "bitmask":
         size = (entry.total + 7) // 8
         return _bits(section[:size], entry.total).view(bool), size
+    where, size = _where(entry, section)
+    mask = np.zeros(entry.total, bool)
+    mask[where] = True
+    return mask, size
+
+
+def _where(entry: Entry, section: Array) -> tuple[Array, int]:
+    """Return the flat places of the kept weights from their gaps, and where the values begin."""
     count = (entry.kept + entry.escapes) * entry.width
     size = (count + 7) // 8
     digits = np.zeros(entry.kept + entry.escapes, np.int64)
@@ -537,9 +564,7 @@ def _mask(entry: Entry, section: Array) -> tuple[Array | None, int]:
     where = np.cumsum(digits)[ends] + np.arange(entry.kept)
     inside = not entry.kept or (where.min() >= 0 and where.max() < entry.total)
     _check(inside, "has gaps that lead past its end")
-    mask = np.zeros(entry.total, bool)
-    mask[where] = True
-    return mask, size
+    return where, size
 
 
 def _values(entry: Entry, section: Array, raw: np.dtype[Any]) -> tuple[Array, tuple[float, float] | None]:

@@ -39,8 +39,9 @@ class Sizes:
 
     file: the packed file. dense: the same tensors as plain safetensors. gzip: that file under gzip -6. bound:
     sum over the masked tensors of n H(d) / 8 plus their kept values (one bit each and 8 bytes of levels for
-    two-level tensors), plus all others as they are. formats: the whole file with every masked tensor in that
-    format; one that cannot store them is absent. max_error: largest |stored - given|, 0.0 when lossless.
+    two-level tensors), plus all others as they are; of a task file without what its base has. formats: the whole file
+    with every masked tensor in that format; one that cannot store them is absent. max_error: largest |stored - given|,
+    0.0 when lossless.
 
     base: the SHA-256 of the base file that a task file needs, which is not counted in `file` and `bound`, else "";
     `formats` do without it. Sizes of a task file that were taken without its base have no gzip and no formats.
@@ -110,7 +111,9 @@ def measure(
         file=container.file_size(entries, kind),
         dense=plain,
         gzip=gzip,
-        bound=math.ceil(sum(bound(item) for item in items)),
+        bound=math.ceil(
+            sum(bound(by_name[entry.name], entry.positions) for entry in entries if entry.role != "alias")
+        ),
         formats=format_sizes(by_name, entries, kind) if whole else {},
         tensors=tuple(tensors),
         max_error=max((item.error for item in items), default=0.0),
@@ -140,12 +143,15 @@ def dense_sizes(items: Sequence[Item], whole: bool) -> tuple[int, int | None]:
     return 8 + len(text) + end, gzip + len(squeeze.flush())
 
 
-def bound(item: Item) -> float:
-    """Return the bytes of one tensor if its mask took n H(d) bits and its kept values what they take raw."""
+def bound(item: Item, positions: str) -> float:
+    """Return the bytes of one tensor if its mask took n H(d) bits and its kept values what they take raw.
+
+    positions: how its mask is stored; the base's own ("all") takes nothing.
+    """
     width = {"own": 8 * item.bits.itemsize}.get(item.values, 16)
     total, kept = len(item.bits), item.kept
     if item.values == "base":
-        return total * entropy(kept / total if total else 0.0) / 8
+        return 0.0 if positions == "all" else total * entropy(kept / total if total else 0.0) / 8
     if item.mask is None:
         return total * width / 8
     values = kept * width
@@ -217,5 +223,5 @@ def of_packed(packed: Packed, size: int, *, whole: bool = True) -> Sizes:
 def _found(item: Item, stored: Stored) -> tuple[Entry, str]:
     """Return the entry of a tensor that was read, and why it is dense; what it takes stands in the file."""
     if stored.values == "base":
-        return replace(item.entry("all", "base"), role=stored.role), ""
+        return replace(item.entry(stored.positions, "base"), role=stored.role), ""
     return choose(item, stored.format)

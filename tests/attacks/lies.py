@@ -80,10 +80,26 @@ BASE_LIES: dict[str, dict[str, bytes]] = {
     },
     "claims 2 kept weights, its mask holds 1": {
         "another count than the base's mask": task(entry(values=BASE, positions=ALL, kept=2, decoded=W)),
+    },
+}
+# Of task files too, but to be seen without the base.
+MASK_LIES: dict[str, dict[str, bytes]] = {
+    "claims 2 kept weights, its mask holds 1": {
         "another count than its own mask": task(entry(values=BASE, kept=2, decoded=W), sections=b"\x01"),
+    },
+    "claims 1 kept weights, its mask holds 3": {
+        "fewer kept than bits": task(entry(values=BASE, decoded=W), sections=b"\x07"),
     },
     "has padding bits that are not": {
         "mask with padding": task(entry(values=BASE, decoded=W), sections=b"\x11"),
+        "gaps with padding": task(
+            entry(values=BASE, positions=GAPS, gaps=b"\x03\x00", decoded=W), sections=b"\x08"
+        ),
+    },
+    "has gaps that do not end": {
+        "gaps that do not end": task(
+            entry(values=BASE, positions=GAPS, gaps=b"\x01\x01", decoded=W), sections=b"\x02"
+        ),
     },
     "has gaps that lead past its end": {
         "gaps past the end": task(

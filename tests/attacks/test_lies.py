@@ -6,7 +6,7 @@ import re
 import tracemalloc
 
 import pytest
-from lies import BASE_LIES, HONEST, LIES, W, dense, file, task
+from lies import BASE_LIES, HONEST, LIES, MASK_LIES, W, dense, file, task
 
 from compressor.errors import FormatError, InputError
 from compressor.packed import reader, sizes
@@ -59,6 +59,18 @@ def test_a_lie_about_a_base_is_refused_for_what_it_is_in_bounded_memory(reason, 
         assert tracemalloc.get_traced_memory()[1] < 4 << 20
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("reason", "lie"), [(reason, lie) for reason in MASK_LIES for lie in MASK_LIES[reason]]
+)
+def test_a_lie_about_a_mask_is_refused_for_what_it_is_without_the_base_too(reason, lie, tmp_path, base):
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(MASK_LIES[reason][lie])
+    for call in (lambda path: reader.read(path, base), reader.look, sizes):
+        with pytest.raises(FormatError, match=rf"w\.safetensors: .*{re.escape(reason)}"):
+            call(path)
+    assert reader.main([str(path)]) == 3
 
 
 def test_a_base_that_is_no_whole_network_is_a_lie_of_the_task_file(tmp_path, base):

@@ -253,3 +253,27 @@ def test_the_end_is_rounded_half_up_in_spite_of_floating_point(
         assert schedule.mask.kept > kept_count(0.1, 720)
         walk(net, optimizer, 1)
         assert schedule.mask.kept == kept_count(0.1, 720)
+
+
+def test_a_step_by_way_of_the_parent_s_counts_once_and_one_that_failed_not_at_all() -> None:
+    class Inner(torch.optim.SGD):
+        def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+            return super().step(closure)
+
+    def boom(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    nets = network(), network()
+    plain, inner = torch.optim.SGD(nets[0].parameters(), 0.1), Inner(nets[1].parameters(), 0.1)
+    with (
+        compressor.asni(nets[0], plain, density=0.1, steps=40, every=2) as wanted,
+        compressor.asni(nets[1], inner, density=0.1, steps=40, every=2) as found,
+    ):
+        for _ in range(40):
+            walk(nets[0], plain, 1)
+            hook = inner.register_step_pre_hook(boom)
+            with pytest.raises(RuntimeError, match="out of memory"):
+                walk(nets[1], inner, 1)
+            hook.remove()
+            walk(nets[1], inner, 1)
+            assert found.mask == wanted.mask

@@ -1,7 +1,9 @@
 """Edge-popup: the worked numbers of its sheet, and a module that only ever computes with its weights under a mask."""
 
 import io
+import logging
 import math
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -455,3 +457,210 @@ def test_the_mask_of_digits_learns_and_its_network_is_mask_signs_and_a_float_per
     assert {one.format for one in sizes(path).tensors if one.role == "sparse"} == {"asni2"}
     state = compressor.unpack(path)
     assert all(torch.equal(state[name], tensor) for name, tensor in net.state_dict().items())
+
+
+class Inner(torch.optim.SGD):
+    """A step inside a step: torch calls the hooks of both."""
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        return super().step(closure)
+
+
+def test_an_optimiser_that_steps_by_way_of_its_parent_trains_to_the_same_bits() -> None:
+    one, two, three = network(), network(), network()
+    plain, inner = (
+        kind(net.parameters(), 0.1, momentum=0.9) for kind, net in ((torch.optim.SGD, one), (Inner, two))
+    )
+    twice = torch.optim.SGD(three.parameters(), 0.1, momentum=0.9)
+    with (
+        compressor.edge_popup(one, plain, density=0.3) as wanted,
+        compressor.edge_popup(two, inner, density=0.3) as found,
+        compressor.edge_popup(three, [twice, twice], density=0.3) as doubled,
+    ):
+        first = wanted.mask
+        for net, optimizer in ((one, plain), (two, inner), (three, twice)):
+            walk(net, optimizer, 0, 20)
+        for handle in (found, doubled):
+            assert all(torch.equal(score, scores(wanted)[name]) for name, score in scores(handle).items())
+            assert all(torch.equal(weight, frozen(wanted)[name]) for name, weight in frozen(handle).items())
+            assert handle.mask == wanted.mask != first
+
+
+def test_what_an_optimiser_does_after_the_step_of_its_parent_is_done_to_scores() -> None:
+    class Halved(torch.optim.SGD):
+        @torch.no_grad()
+        def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+            loss = super().step(closure)
+            for parameter in self.param_groups[0]["params"]:
+                parameter.mul_(0.5)
+            return loss
+
+    torch.optim.SGD([nn.Parameter(torch.ones(1))], 0.1)  # from here on its step has hooks
+    net = five()
+    optimizer = Halved(net.parameters(), 1.0)
+    with compressor.edge_popup(net, optimizer, density=0.4, weights="given") as handle:
+        before, fixed = scores(handle)["weight"], frozen(handle)["weight"]
+        net.weight.grad = torch.zeros_like(net.weight)
+        optimizer.step()
+        assert torch.equal(scores(handle)["weight"], before / 2)
+        assert torch.equal(net.weight, torch.where(handle.mask["weight"], fixed, 0.0))
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, Inner])
+@pytest.mark.parametrize("seen", ["nothing", "state", "forward"])
+def test_a_step_that_failed_and_was_caught_changes_nothing(kind: type[torch.optim.SGD], seen: str) -> None:
+    def boom(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    nets = network(), network()
+    optimizers = [kind(net.parameters(), 0.1, momentum=0.9) for net in nets]
+    with (
+        compressor.edge_popup(nets[0], optimizers[0], density=0.3) as wanted,
+        compressor.edge_popup(nets[1], optimizers[1], density=0.3) as found,
+    ):
+        for number in range(8):
+            walk(nets[0], optimizers[0], number, number + 1)
+            hook = optimizers[1].register_step_pre_hook(boom)
+            with pytest.raises(RuntimeError, match="out of memory"):
+                walk(nets[1], optimizers[1], number, number + 1)
+            hook.remove()
+            if seen == "state":
+                for name, mask in found.mask.items():
+                    assert torch.equal(
+                        nets[1].state_dict()[name], torch.where(mask, frozen(found)[name], 0.0)
+                    )
+            elif seen == "forward":
+                nets[1].train(False)(batch(0)[0])
+                nets[1].train(True)
+                assert not nets[1]._forward_pre_hooks
+                assert all(
+                    bool((nets[1].get_parameter(n)[~mask] == 0).all()) for n, mask in found.mask.items()
+                )
+            optimizers[1].step()  # again, with the same gradients
+        nets[1].eval()(batch(0)[0])
+        assert found.mask == wanted.mask
+        assert all(torch.equal(score, scores(wanted)[name]) for name, score in scores(found).items())
+        assert all(torch.equal(weight, frozen(wanted)[name]) for name, weight in frozen(found).items())
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("scope", ["layer", "global"])
+@pytest.mark.parametrize("weights", ["given", "signed-constant"])
+def test_the_memory_format_changes_nothing(name: str, scope: str, weights: str) -> None:
+    def nhwc() -> nn.Module:
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            return nn.Sequential(nn.Conv2d(4, 6, 3), nn.Flatten(), nn.Linear(24, 3))
+
+    nets = nhwc(), nhwc().to(memory_format=torch.channels_last)
+    optimizers = [OPTIMIZERS[name](net.parameters()) for net in nets]
+    handles = [
+        compressor.edge_popup(net, optimizer, density=0.3, scope=scope, weights=weights)
+        for net, optimizer in zip(nets, optimizers, strict=True)
+    ]
+    assert handles[0].mask == handles[1].mask
+    for number in range(3):
+        for net, optimizer in zip(nets, optimizers, strict=True):
+            for key, parameter in net.named_parameters():
+                g = torch.Generator().manual_seed(number)
+                parameter.grad = torch.randn(parameter.shape, generator=g).clone(
+                    memory_format=torch.preserve_format
+                )
+                if parameter.dim() == 4 and net is nets[1]:
+                    parameter.grad = parameter.grad.to(memory_format=torch.channels_last)
+                assert key
+            optimizer.step()
+        assert handles[0].mask == handles[1].mask
+    assert nets[1][0].weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_momentum_of_weights_does_not_reach_the_scores_nor_that_of_scores_the_weights() -> None:
+    net = network()
+    optimizer = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9)
+    walk(net, optimizer, 0, 3)
+    with compressor.edge_popup(net, optimizer, density=0.3, weights="given") as handle:
+        before = scores(handle)
+        for parameter in net.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        assert all(torch.equal(score, before[name]) for name, score in scores(handle).items())
+        walk(net, optimizer, 3, 5)
+    after = {name: net.get_parameter(name).detach().clone() for name in before}
+    for parameter in net.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    assert all(torch.equal(net.get_parameter(name), weight) for name, weight in after.items())
+
+
+def test_the_fan_in_of_a_strided_transposed_convolution_is_what_an_output_sums_on_average() -> None:
+    net = nn.Sequential(nn.ConvTranspose2d(6, 4, 4, stride=2), nn.ConvTranspose1d(1, 4, 2, stride=5))
+    handle = compressor.edge_popup(net, sgd(net), density=0.5)
+    assert frozen(handle)["0.weight"].abs().unique().tolist() == [pytest.approx(2 / math.sqrt(6 * 16 / 4))]
+    assert frozen(handle)["1.weight"].abs().unique().tolist() == [pytest.approx(2)]
+
+
+def test_a_network_that_is_under_edge_popup_is_refused_until_it_is_let_go() -> None:
+    net = network()
+    handle = compressor.edge_popup(net, sgd(net), density=0.5)
+    with pytest.raises(InputError, match=r'"0\.weight" is under edge-popup already; call remove\(\)'):
+        compressor.edge_popup(net, sgd(net), density=0.5)
+    handle.remove()
+    compressor.edge_popup(net, sgd(net), density=0.5).remove()
+
+
+def test_a_checkpoint_that_cannot_be_gone_on_from_leaves_everything_as_it_is() -> None:
+    net, other = network(), network()
+    handle = compressor.edge_popup(net, sgd(net), density=0.3)
+    erk = compressor.edge_popup(other, sgd(other), density=0.3, scope="erk")
+    spoilt = handle.state_dict()
+    spoilt["layers"]["4.weight"]["score"][0, 0] = torch.nan
+    spoilt["layers"]["0.weight"]["score"].zero_()
+    before, mask = scores(handle), handle.mask
+    for state, message in (
+        ({}, "not one of edge-popup"),
+        (erk.state_dict(), "its scope"),
+        (spoilt, r'score "4\.weight" holds NaN'),
+    ):
+        with pytest.raises(InputError, match=message):
+            handle.load_state_dict(state)
+        assert all(torch.equal(score, before[name]) for name, score in scores(handle).items())
+        assert handle.mask == mask
+
+
+def test_a_weight_without_elements_is_left_out() -> None:
+    with warnings.catch_warnings(action="ignore"):  # of torch, which has nothing to initialise
+        net, empty = nn.Sequential(nn.Linear(0, 3), nn.Linear(3, 2)), nn.Linear(0, 3)
+    assert list(compressor.edge_popup(net, sgd(net), density=0.5).mask) == ["1.weight"]
+    with pytest.raises(InputError, match="every prunable weight of this network is empty"):
+        compressor.edge_popup(empty, sgd(empty), density=0.5)
+
+
+class Odd(nn.Module):
+    """Parameters of all kinds that no mask covers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.memory = nn.Embedding(5, 4), nn.LSTM(4, 4)
+        self.norm, self.scale = nn.LayerNorm(4), nn.RMSNorm(4)
+        self.attention = nn.MultiheadAttention(4, 2, add_bias_kv=True)
+        self.own, self.last = nn.Parameter(torch.ones(4)), nn.Linear(4, 2)
+        self.still = nn.Parameter(torch.ones(4), requires_grad=False)
+
+
+def test_what_is_frozen_and_is_no_bias_or_norm_is_named_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    net = Odd()
+    with torch.no_grad():
+        net.scale.weight.fill_(3)
+    parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    with caplog.at_level(logging.WARNING):
+        compressor.edge_popup(net, torch.optim.SGD(parameters, 0.1), density=0.5)
+    assert bool((net.scale.weight == 1).all())
+    named = (
+        "own, words.weight, memory.weight_ih_l0, memory.weight_hh_l0, memory.bias_ih_l0, memory.bias_hh_l0, "
+        "attention.bias_k, attention.bias_v:"
+    )
+    assert f"edge-popup masks no {named} frozen as they are" in caplog.text
+    caplog.clear()
+    plain = network()
+    compressor.edge_popup(plain, sgd(plain), density=0.5)
+    assert not caplog.text

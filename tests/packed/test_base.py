@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import plain_reader
@@ -56,12 +57,13 @@ def test_every_bit_and_the_mask_survive(places, pair, bare, own, seed):
     """pair: tensor and mask of the base (bare: the base has no mask); own: the task keeps all that the base does."""
     task, base = places
     tensor, base_mask = pair
-    pack({"w": tensor}, base, mask=None if bare else {"w": base_mask})
+    always = {"v": torch.ones(1)}  # a base must have a kept weight
+    pack({"w": tensor} | always, base, mask=None if bare else {"w": base_mask})
     mask = base_mask if own else torch.rand(tensor.shape, generator=torch.Generator().manual_seed(seed)) < 0.3
     bits = np.frombuffer(bits_of(tensor), f"<u{tensor.element_size()}")
     mine = tensor_of(np.where(mask.reshape(-1), bits, 0).astype(np.uint64), NAMES[tensor.dtype], tensor.shape)
-    weighed = pack({"w": mine}, task, mask={"w": mask}, base=base)
-    assert same(unpack(task, base=base), {"w": mine})
+    weighed = pack({"w": mine} | always, task, mask={"w": mask, "v": always["v"] > 0}, base=base)
+    assert same(unpack(task, base=base), {"w": mine} | always)
     assert torch.equal(unpack_mask(task, base=base)["w"], mask)
     assert weighed == sizes(task, base=base)
     stored = reader.read(task, base).tensors["w"]
@@ -252,6 +254,7 @@ def test_the_smallest_coding_of_the_positions_is_taken(places, density, seed):
     task, base = places
     weight = torch.randn(40, 50, generator=torch.Generator().manual_seed(0))
     mask = torch.rand(40, 50, generator=torch.Generator().manual_seed(seed)) < density
+    mask[0, 0] = True  # a base must have a kept weight
     assume(bool(mask.all()) == (density == 1.0))
     pack({"w": weight}, base)
     weighed = pack({"w": torch.where(mask, weight, 0.0)}, task, mask={"w": mask}, base=base)
@@ -289,3 +292,39 @@ def test_the_command_line_of_the_reader_lists_a_task_with_or_without_its_base(pa
     assert reader.main([str(task), str(base)]) == 0
     assert capsys.readouterr().out == listed
     assert reader.main([str(task), str(task)]) == 3
+
+
+def test_a_damaged_tensor_of_a_task_file_is_named_where_its_base_is_at_hand(packed, tmp_path):
+    task, base, _, _ = packed
+    state, mask = task_of(trained(), 0.5, 1)
+    pack(state, task, mask=mask, base=base)
+    data = bytearray(task.read_bytes())
+    at = data.index(np.packbits(mask["w"].numpy(), bitorder="little").tobytes())
+    byte = next(place for place in range(at, at + 150) if data[place] & 3 in (1, 2))
+    data[byte] ^= 3  # one weight for another: the count stays
+    task.write_bytes(data)
+    with pytest.raises(FormatError, match=r'task\.safetensors: tensor "w" is damaged .*CRC-32'):
+        unpack(task, base=base)
+    other = tmp_path / "other"
+    pack({"w": torch.zeros(2)}, other)
+    for wrong in (None, other, tmp_path / "absent"):
+        with pytest.raises(FormatError, match=r"task\.safetensors: does not match its SHA-256"):
+            unpack(task, base=wrong)
+
+
+def test_the_bound_counts_no_mask_that_is_the_base_s_own(tmp_path):
+    base, task = tmp_path / "base", tmp_path / "task"
+    state, mask = task_of(trained(), 0.5, 5)
+    pack(state, base, mask=mask)
+    weighed = pack(state, task, mask=mask, base=base)
+    assert weighed.bound == 0
+    assert sizes(task) == replace(weighed, gzip=None, formats={})
+    assert sizes(task, base=base) == weighed
+
+
+def test_a_base_that_shares_no_kept_weight_is_refused(tmp_path):
+    base, nothing = tmp_path / "base", torch.zeros(30, 40, dtype=torch.bool)
+    pack(trained(), base)
+    state = {"w": torch.zeros(30, 40), "own": torch.ones(3)}
+    with pytest.raises(InputError, match="no masked tensor has"):
+        pack(state, tmp_path / "task", mask={"w": nothing}, base=base)
