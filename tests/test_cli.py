@@ -457,7 +457,13 @@ def test_ctrl_c_is_exit_130_and_leaves_nothing_half_written(tmp_path):
         "out",
     ]
     process = subprocess.Popen(
-        command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        command,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # Where the tests run in the background of a shell, SIGINT is ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
     )
     log = tmp_path / "out/log.jsonl"
     while not (log.exists() and '"epoch"' in log.read_text()):
