@@ -118,9 +118,8 @@ class TwoLevel:
             return
         self._put_back()
         self._rescues = before_use(self._model, self._rescue)
-        scale = getattr(
-            optimizer, "grad_scale", None
-        )  # a fused optimiser under GradScaler unscales by itself
+        # A fused optimiser under GradScaler unscales by itself.
+        scale = getattr(optimizer, "grad_scale", None)
         for layer in self._layers.values():
             gradient = layer.parameter.grad
             if gradient is None:

@@ -24,7 +24,7 @@ def random(
     scope: str = "global",
     exclude: Sequence[str] = (),
 ) -> Mask:
-    """Return a uniformly drawn mask; without a generator, seed 0. Raises InputError as `select` does."""
+    """Keep weights drawn uniformly, by seed 0 without a generator. Raises InputError as `select` does."""
     source = generator if generator is not None else torch.Generator().manual_seed(0)
     if source.device.type != "cpu":
         source = torch.Generator().manual_seed(source.initial_seed())

@@ -41,8 +41,8 @@ def scratch(
     """
     if mode not in MODES:
         raise unknown("mode", mode, MODES)
-    names = list(prunable(model, exclude))
-    refuse_nan(prunable(model, exclude), "weight")
+    names = prunable(model, exclude)
+    refuse_nan(names, "weight")
     device = next(model.parameters()).device
     half = {p.dtype for p in model.parameters()} & {torch.float16, torch.bfloat16}
     with undisturbed(device), _plain_kernels(model, device):
