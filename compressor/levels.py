@@ -141,7 +141,7 @@ def load_start(model: nn.Module, path: Path | str) -> Mask:
     """
     from compressor.packed import reader, unpack, unpack_mask
 
-    if reader.read(path).kind != "start":
+    if reader.parse(path).kind != "start":
         raise InputError(f"{path}: a packed network, not a start; a run of asni writes start.safetensors")
     stored, names = unpack(path), set(implied(model)) | set(aliases(model))
     expected = {name: tensor for name, tensor in model.state_dict().items() if name not in names}

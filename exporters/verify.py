@@ -57,7 +57,7 @@ def verify(
     model that the packed file does not fit, data it does not take), FormatError (the packed file is damaged).
     """
     names, packed, onnx = _asked(runtimes, samples, dense), Path(packed), Path(onnx)
-    content = reader.read(packed)
+    content = reader.parse(packed)
     if content.kind != "network":
         raise InputError(f"{packed}: is the start of a training; verify the network that came of it")
     module = None if model is None else _twin(model, packed)

@@ -1,38 +1,36 @@
-"""Format `asni2`: the mask, one sign bit per kept weight, and two float32 levels, low and high.
+"""Format `asni2`: the mask, one sign per kept weight, and two float32 levels, low and high.
 
 Source: papers/asni.md §3.4 (ASNI-II). Exact, or refused: the kept weights must take at most two values, both
 finite and exact in float32, and not -0.0. A level that no weight takes is 0.0: a single negative value is the
 low level, a single positive one the high level. Differs from the sheet, which demands low < 0 < high: a level
-here is any float with low < high, as trained levels may end on the same side of zero.
+here is any float with low < high, as trained levels may end on the same side of zero. Positions, and the signs with
+them, in the shortest coding there is.
 """
 
-from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
 from compressor.errors import FormatError
-from compressor.packed import csr
-from compressor.packed.item import Item, bit_bytes
-from compressor.packed.reader import DTYPES, LEVEL_DTYPES, Array, Entry, level_bits
+from compressor.packed import positions, reader
+from compressor.packed.item import Item, Plan, bit_bytes
+from compressor.packed.positions import Fan
+from compressor.packed.reader import DTYPES, LEVEL_DTYPES, Array, level_bits
 
 
-def plan(item: Item) -> Entry | str:
-    """Return the header entry with the smaller coding of the positions, or why not."""
+def plan(item: Item, fan: Fan | None = None) -> Plan | str:
+    """Return the tensor in this format, or why not."""
     found = levels(item)
     if isinstance(found, str):
         return found
-    if item.kept == len(item.bits):
-        return item.entry("all", "levels")
-    return csr.positions(item, "levels")
-
-
-def sections(item: Item, entry: Entry) -> Iterator[bytes]:
-    """Yield the positions, the levels, the signs (1 = high)."""
-    yield from csr.position_bytes(item, entry)
-    found = levels(item)
-    assert not isinstance(found, str)
-    yield found.astype("<f4").tobytes()
-    yield bit_bytes(item.kept_bits == level_bits(found[1], item.dtype))
+    assert item.mask is not None
+    signs = item.kept_bits == level_bits(found[1], item.dtype)
+    both = found.astype("<f4").tobytes()
+    entry, where = replace(item.entry("all", "levels"), scales=0), b""
+    if item.kept < len(item.bits):
+        entry, where = positions.best(entry, item.mask, signs, fan)
+    apart = b"" if entry.positions in reader.CODED else bit_bytes(signs)
+    return Plan(entry, lambda: iter([where, both, apart]))
 
 
 def levels(item: Item) -> Array | str:

@@ -4,14 +4,13 @@ One frozen network, one small file per task (papers/edge-popup.md §8a): of a ma
 base's, bit for bit, the mask is stored; of one whose mask is the base's own too, or that has none, not even that.
 """
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 
-from compressor.packed import csr
-from compressor.packed.item import Item
-from compressor.packed.reader import Entry, Packed
+from compressor.packed import positions
+from compressor.packed.item import Item, Plan
+from compressor.packed.reader import Packed
 
 
 def in_base(item: Item, base: Packed) -> Item:
@@ -26,14 +25,10 @@ def in_base(item: Item, base: Packed) -> Item:
     return replace(item, values="base", base_mask=own)
 
 
-def plan(item: Item) -> Entry:
-    """Return the header entry with the smallest coding of the positions, of a tensor that `in_base` found there."""
+def plan(item: Item) -> Plan:
+    """Return the shortest coding of the positions of a tensor that `in_base` found there."""
     assert item.base_mask is not None
-    if item.mask is None or np.array_equal(item.mask, item.base_mask):
-        return item.entry("all", "base")
-    return csr.positions(item, "base")
-
-
-def sections(item: Item, entry: Entry) -> Iterator[bytes]:
-    """Yield the positions."""
-    yield from csr.position_bytes(item, entry)
+    entry, where = item.entry("all", "base"), b""
+    if item.mask is not None and not np.array_equal(item.mask, item.base_mask):
+        entry, where = positions.best(entry, item.mask, None, None)
+    return Plan(entry, lambda: iter([where]))

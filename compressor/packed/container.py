@@ -4,8 +4,9 @@ Every number and name of the layout stands in reader.py and nowhere else.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from compressor.errors import InputError
 from compressor.files import writing
 from compressor.packed import reader
 from compressor.packed.reader import Entry
+
+BLOCK = 1 << 20
 
 
 def number(value: int) -> bytes:
@@ -24,30 +27,67 @@ def number(value: int) -> bytes:
     return bytes([*out, value])
 
 
-def entry_bytes(entry: Entry, previous: str, places: dict[str, int]) -> bytes:
-    """Return the header entry; `previous` is the name before it ("" for the first), places: name -> index."""
-    name, before = entry.name.encode(), previous.encode()
-    pairs = enumerate(zip(name, before, strict=False))
-    shared = next((at for at, (one, other) in pairs if one != other), min(len(name), len(before)))
-    out = number(shared) + number(len(name) - shared) + name[shared:]
+def short(name: str) -> bytes:
+    """Return a name as it stands in the file: one byte for what many names end in."""
+    for code, ending in enumerate(reader.ENDINGS, 1):
+        if name.endswith(ending):
+            return name.removesuffix(ending).encode() + bytes([code])
+    return name.encode()
+
+
+def entry_bytes(entry: Entry, previous: str, places: Mapping[str, int], masked: Mapping[str, int]) -> bytes:
+    """Return the header entry; `previous` is the name before it ("" for the first).
+
+    places: name -> index of the tensors before it; masked: the same, counting only those that may be producers.
+    """
+    name, last = short(entry.name), short(previous)
+    pairs = enumerate(zip(name, last, strict=False))
+    shared = next((at for at, (one, other) in pairs if one != other), min(len(name), len(last)))
+    length = len(name) - shared
+    out = (
+        number(shared << 4 | min(length, 15)) + (number(length - 15) if length >= 15 else b"") + name[shared:]
+    )
     if entry.role == "alias":
         return out + bytes([reader.ROLES.index("alias")]) + number(places[entry.alias_of])
     positions, values = reader.POSITIONS.index(entry.positions), reader.VALUES.index(entry.values)
     out += bytes([reader.ROLES.index(entry.role) | positions << 2 | values << 5])
-    out += bytes([list(reader.DTYPES).index(entry.dtype)])
-    out += number(len(entry.shape)) + b"".join(number(size) for size in entry.shape)
-    if entry.role == "sparse":
+    rank = len(entry.shape)
+    out += bytes([list(reader.DTYPES).index(entry.dtype) | min(rank, 7) << 5])
+    out += (number(rank - 7) if rank >= 7 else b"") + b"".join(number(size) for size in entry.shape)
+    if entry.role == "sparse" or entry.positions != "all":
         out += number(entry.kept)
-    if entry.positions == "gaps":
-        out += bytes([entry.width]) + number(entry.escapes)
+    out += _where_bytes(entry, masked)
+    if entry.values == "int8":
+        out += number(entry.scales)
+    if entry.values not in ("levels", "base"):
+        out += number(entry.stream << 3 | entry.planes)
     return out + entry.crc.to_bytes(4, "little")
+
+
+def _where_bytes(entry: Entry, masked: Mapping[str, int]) -> bytes:
+    if entry.positions in ("gaps", "rice"):
+        return bytes([entry.width]) + number(entry.escapes)
+    if entry.positions not in reader.CODED:
+        return b""
+    out = number(entry.ordered | entry.picture << 1)
+    if entry.positions == "mixed":
+        out += number(len(masked) - masked[entry.producer] if entry.producer else 0)
+    return out + number(entry.coded)
 
 
 def entries_bytes(entries: Sequence[Entry]) -> list[bytes]:
     """Return the header entries of a whole file, in order."""
-    places = {entry.name: place for place, entry in enumerate(entries)}
-    names = ["", *places]
-    return [entry_bytes(entry, before, places) for entry, before in zip(entries, names, strict=False)]
+    found: list[bytes] = []
+    places: dict[str, int] = {}
+    masked: dict[str, int] = {}
+    previous = ""
+    for entry in entries:
+        found.append(entry_bytes(entry, previous, places, masked))
+        previous = entry.name
+        places[entry.name] = len(places)
+        if reader.produces(entry):
+            masked[entry.name] = len(masked)
+    return found
 
 
 def head(entries: Sequence[Entry], kind: str, max_error: float, base: bytes) -> bytes:
@@ -55,12 +95,11 @@ def head(entries: Sequence[Entry], kind: str, max_error: float, base: bytes) -> 
 
     base: the base file's SHA-256, of which nothing is written unless a tensor is stored from it.
     """
-    lossy = any(entry.values in ("F16", "BF16") for entry in entries)
+    lossy = any(entry.values in reader.ROUNDED for entry in entries)
     task = any(entry.values == "base" for entry in entries)
-    version = reader.TASK_VERSION if task else reader.VERSION
-    inner = reader.MAGIC + bytes([version, reader.KINDS.index(kind) | lossy << 1 | task << 2])
+    inner = reader.MAGIC + bytes([reader.VERSION, reader.KINDS.index(kind) | lossy << 1 | task << 2])
     if lossy:
-        inner += np.array(max_error, "<f8").tobytes()
+        inner += np.array(max_error, "<f4").tobytes()
     if task:
         inner += base
     header = number(len(entries)) + b"".join(entries_bytes(entries))
@@ -75,15 +114,14 @@ def file_size(entries: Sequence[Entry], kind: str) -> int:
     return len(head(entries, kind, 0.0, any_base)) + sum(entry.section for entry in entries) + reader.DIGEST
 
 
-def write(path: Path | str, start: bytes, sections: Iterable[Iterator[bytes]]) -> None:
-    """Write the head, the sections tensor by tensor, and the digest; all or nothing. Raises HostError."""
+def write(path: Path | str, start: bytes, sections: IO[bytes]) -> None:
+    """Write the head, the sections from where their file stands, and the digest; all or nothing. Raises HostError."""
     digest = hashlib.sha256(start)
     with writing(path) as beside, beside.open("wb") as file:
         file.write(start)
-        for section in sections:
-            for part in section:
-                digest.update(part)
-                file.write(part)
+        while block := sections.read(BLOCK):
+            digest.update(block)
+            file.write(block)
         file.write(digest.digest())
 
 

@@ -1,7 +1,7 @@
-"""One tensor on its way into the file: its bits, its mask, and what every format asks about them."""
+"""One tensor on its way into the file: its bits, its mask, and the precision that it is stored at."""
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
@@ -20,6 +20,23 @@ SIGNS: Final = {
     "F64": 1 << 63,
     "C64": 1 << 63 | 1 << 31,
 }
+FINEST: Final = np.float32(2.0**-126)  # the smallest normal float32: finer scales of int8 are taken for 0
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A tensor to be packed that need not be in memory yet.
+
+    load: returns its elements, flat and row-major, as unsigned integers, and its mask, flat, bool, or None if it has
+    none; it may be called twice. sparse: whether there is a mask. alias_of: the earlier tensor that this is, or "".
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    sparse: bool
+    load: Callable[[], tuple[Array, Array | None]]
+    alias_of: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,8 +44,9 @@ class Item:
     """A tensor to be stored.
 
     bits: all elements, flat, as unsigned integers, pruned ones +0.0. mask: flat bool, None for role dense.
-    kept_bits: the kept ones of bits. values: "own", "F16" / "BF16" where bits hold nothing finer, or "base": the
-    base file has these values; base_mask: the mask that it has them under. error: what lowering cost at most.
+    kept_bits: the kept ones of bits. values: "own", "F16" / "BF16" where bits hold nothing finer, "int8" with the
+    codes of the kept ones and the scales of the rows that have any, or "base": the base file has these values;
+    base_mask: the mask that it has them under. error: what lowering cost at most.
     """
 
     name: str
@@ -39,6 +57,8 @@ class Item:
     kept_bits: Array
     crc: int
     values: str = "own"
+    codes: Array | None = None
+    scales: Array | None = None
     error: float = 0.0
     base_mask: Array | None = None
 
@@ -47,22 +67,28 @@ class Item:
         """The number of kept elements; all of them for role dense."""
         return len(self.kept_bits)
 
-    def entry(self, positions: str, values: str, width: int = 0, escapes: int = 0) -> Entry:
-        """Return the header entry of this tensor in the given codings."""
+    def entry(self, positions: str, values: str = "") -> Entry:
+        """Return the header entry of this tensor in the given codings, without what they say of themselves."""
         role = "dense" if self.mask is None else "sparse"
-        return Entry(
-            self.name, role, self.dtype, self.shape, self.kept, positions, values, width, escapes, self.crc
-        )
+        values = values or self.values
+        scales = len(self.scales) if self.scales is not None else 0
+        entry = Entry(self.name, role, self.dtype, self.shape, self.kept, positions, values, crc=self.crc)
+        return replace(entry, scales=scales)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A tensor in one storage format: its header entry, and its section, part by part."""
+
+    entry: Entry
+    parts: Callable[[], Iterator[bytes]]
 
 
 class Format(Protocol):
     """What the file of one storage format holds."""
 
-    def plan(self, item: Item) -> Entry | str:
-        """Return the header entry of the tensor in this format, or the reason why it cannot be stored."""
-
-    def sections(self, item: Item, entry: Entry) -> Iterator[bytes]:
-        """Yield the parts of the tensor's section."""
+    def plan(self, item: Item, /) -> Plan | str:
+        """Return the tensor in this format, or the reason why it cannot be stored so."""
 
 
 def make(name: str, dtype: str, shape: tuple[int, ...], bits: Array, mask: Array | None) -> Item:
@@ -98,34 +124,77 @@ def crc(bits: Array) -> int:
 
 
 def lower(item: Item, values: str) -> Item:
-    """Return the tensor with every value rounded to float16 or bfloat16 (values: F16, BF16), to nearest even.
+    """Return the tensor with every value rounded (values: F16, BF16, int8), to nearest even.
 
-    Raises InputError if a finite value becomes infinite.
+    int8: code times scale, one scale for each row (first dimension) that has kept weights, the largest of which has
+    the code 127. Raises InputError for int8 of NaN or infinity, or if a finite value becomes infinite.
     """
     if item.dtype not in LOWERED_DTYPES:
         return item
-    wide = item.bits.view(DTYPES[item.dtype])
-    with np.errstate(invalid="ignore"):
-        back = np.asarray(raise_16(lower_16(wide, values), values).astype(wide.dtype))
-        finite = np.isfinite(wide)
+    wide = item.kept_bits.view(DTYPES[item.dtype])
+    finite = np.isfinite(wide)
+    if values == "int8" and not finite.all():
+        raise InputError(f'tensor "{item.name}": holds NaN or infinity, which int8 cannot')
+    codes = scales = None
+    with np.errstate(invalid="ignore", over="ignore"):
+        if values == "int8":
+            codes, scales, back = _lower_8(item, wide)
+        else:
+            back = raise_16(lower_16(wide, values), values).astype(wide.dtype)
         if not np.isfinite(back[finite]).all():
             largest = float(np.abs(wide[finite]).max())
             raise InputError(f'tensor "{item.name}": {values} cannot hold {largest:g}; keep its own values')
         error = float(np.abs(back[finite].astype(np.float64) - wide[finite]).max(initial=0.0))
-    bits = back.view(item.bits.dtype)
-    kept = bits if item.mask is None else bits[item.mask]
-    return replace(item, bits=bits, kept_bits=kept, crc=crc(bits), values=values, error=error)
+    kept = np.ascontiguousarray(back).view(item.bits.dtype)
+    bits = kept
+    if item.mask is not None:
+        bits = np.zeros_like(item.bits)
+        bits[item.mask] = kept
+    return replace(
+        item,
+        bits=bits,
+        kept_bits=kept,
+        crc=crc(bits),
+        values=values,
+        codes=codes,
+        scales=scales,
+        error=error,
+    )
+
+
+def _lower_8(item: Item, wide: Array) -> tuple[Array, Array, Array]:
+    """Return the codes, the scales, and the values that they stand for."""
+    columns = max(item.entry("all").columns, 1)
+    places = np.arange(len(wide)) if item.mask is None else np.flatnonzero(item.mask)
+    (begins,) = np.nonzero(np.diff(places // columns, prepend=-1))
+    if not len(wide):
+        return np.zeros(0, np.int8), np.zeros(0, "<f4"), wide
+    single = wide.astype("<f4")
+    largest = np.maximum.reduceat(np.abs(single), begins)
+    scales = (largest / np.float32(127)).astype("<f4")
+    scales[scales < FINEST] = 0
+    each = np.repeat(scales, np.diff(begins, append=len(wide)))
+    codes = np.rint(np.divide(single, each, out=np.zeros_like(single), where=each > 0)).astype(np.int8)
+    return codes, scales, (codes.astype("<f4") * each).astype(wide.dtype)
 
 
 def lower_16(wide: Array, values: str) -> Array:
-    """Round float32 or float64 to float16, or to bfloat16 (as uint16)."""
+    """Round float32 or float64 to float16, or to bfloat16 (as uint16); a NaN keeps its sign and highest bits, quiet."""
     with np.errstate(over="ignore", invalid="ignore"):
         if values == "F16":
-            return wide.astype("<f2")
+            return _quiet(wide, wide.astype("<f2"))
         single = wide.astype("<f4")
     bits = single.view("<u4")
     rounded = ((bits + (0x7FFF + (bits >> 16 & 1))) >> 16).astype("<u2")
     return np.where(np.isnan(single), (bits >> 16 | 0x40).astype("<u2"), rounded)
+
+
+def _quiet(wide: Array, half: Array) -> Array:
+    """Return float16 with the NaNs by integers: what a cast makes of one differs from processor to processor."""
+    size = wide.dtype.itemsize
+    bits = wide.view(f"<u{size}")
+    sign, payload = bits >> (8 * size - 16) & 0x8000, bits >> (13 if size == 4 else 42) & 0x1FF
+    return np.where(np.isnan(wide), (sign | 0x7E00 | payload).astype("<u2"), half.view("<u2")).view("<f2")
 
 
 def raise_16(low: Array, values: str) -> Array:
@@ -133,13 +202,6 @@ def raise_16(low: Array, values: str) -> Array:
     if values == "F16":
         return low.astype("<f4")
     return (low.astype("<u4") << 16).view("<f4")
-
-
-def value_bytes(item: Item, bits: Array) -> bytes:
-    """Return values as they stand in the file: in their own dtype, or in 16 bits."""
-    if item.values == "own":
-        return bits.tobytes()
-    return lower_16(bits.view(DTYPES[item.dtype]), item.values).tobytes()
 
 
 def bit_bytes(bits: Array) -> bytes:

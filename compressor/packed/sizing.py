@@ -1,21 +1,29 @@
-"""How large a network is in every form: dense, gzip, each format, the entropy bound, the file itself."""
+"""How large a network is in every form: dense, gzip, each plain format, the entropy bound, the file itself."""
 
 import json
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
 from compressor.errors import InputError
-from compressor.packed import asni2, base, bitmask, container, csr, dense
-from compressor.packed.item import Format, Item, make
-from compressor.packed.reader import DTYPES, Entry, Packed, Stored
+from compressor.packed import asni2, base, bitmask, container, csr, dense, entropy
+from compressor.packed.item import Format, Item, Plan, make
+from compressor.packed.positions import Fan
+from compressor.packed.reader import DTYPES, Array, Entry, Stored
 
-FORMATS: Final[Mapping[str, Format]] = {"dense": dense, "csr": csr, "bitmask": bitmask, "asni2": asni2}
-WRITERS: Final[Mapping[str, Format]] = {**FORMATS, "base": base}
+FORMATS: Final[Mapping[str, Format]] = {
+    "dense": dense,
+    "csr": csr,
+    "bitmask": bitmask,
+    "entropy": entropy,
+    "asni2": asni2,
+}
+PLAIN: Final = ("dense", "csr", "bitmask")  # without the coder; unmasked tensors are raw beside them
+SQUEEZED: Final = 1 << 28  # bytes of a dense file for whose gzip one waits
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +45,12 @@ class TensorSize:
 class Sizes:
     """Bytes of one network, everything that is needed to load it included.
 
-    file: the packed file. dense: the same tensors as plain safetensors. gzip: that file under gzip -6. bound:
-    sum over the masked tensors of n H(d) / 8 plus their kept values (one bit each and 8 bytes of levels for
-    two-level tensors), plus all others as they are; of a task file without what its base has. formats: the whole file
-    with every masked tensor in that format; one that cannot store them is absent. max_error: largest |stored - given|,
-    0.0 when lossless.
+    file: the packed file. dense: the same tensors as plain safetensors. gzip: that file under gzip -6, None above 256
+    MiB or if it was not asked for. bound: sum over the masked tensors of n H(d) / 8 plus their kept values (one bit
+    each and 8 bytes of levels for two-level tensors), plus all others as they are, of a task file without what its
+    base has; the packed file is often below it. formats: the whole file with every masked tensor in a plain format
+    (dense, csr, bitmask), and the file itself under the format of all its masked tensors. max_error: largest
+    |stored - given|, 0.0 when lossless.
 
     base: the SHA-256 of the base file that a task file needs, which is not counted in `file` and `bound`, else "";
     `formats` do without it. Sizes of a task file that were taken without its base have no gzip and no formats.
@@ -57,90 +66,176 @@ class Sizes:
     base: str = ""
 
 
-def choose(item: Item, name: str) -> tuple[Entry, str]:
-    """Return the header entry in format `name` ("auto": the smallest), and why it is dense or "".
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What is known of a tensor once it is coded: its entry, why it is dense or "", and what else it would take.
+
+    bound: bytes. error: of rounding. plain: name of a plain format -> header entry, for unmasked tensors the one of
+    "dense".
+    """
+
+    entry: Entry
+    reason: str
+    bound: float
+    error: float
+    plain: dict[str, Entry]
+
+
+def choose(item: Item, name: str, fan: Fan | None) -> Plan:
+    """Return the tensor in format `name` ("auto": the smallest). fan: a tensor whose rows are its columns.
 
     Raises InputError if the format cannot store the tensor.
     """
     if item.values == "base":
-        return base.plan(item), ""
+        return base.plan(item)
     if item.mask is None:
-        return item.entry("all", item.values), "not masked"
-    plans = [plan for one in FORMATS.values() if isinstance(plan := one.plan(item), Entry)]
-    best = min(plans, key=lambda entry: len(container.entry_bytes(entry, "", {})) + entry.section)
-    chosen = best if name == "auto" else FORMATS[name].plan(item)
-    if isinstance(chosen, str):
-        raise InputError(f'tensor "{item.name}": {chosen}; format "auto" or "bitmask" stores it')
-    if chosen.format != "dense":
-        return chosen, ""
-    return chosen, "dense is the smallest" if best.format == "dense" else "dense was asked for"
+        return _must(dense.plan(item) if name in PLAIN else entropy.plan(item), item)
+    if name == "entropy":
+        return entropy.plan(item, fan)
+    if name == "asni2":
+        return _must(asni2.plan(item, fan), item)
+    if name != "auto":
+        return _must(FORMATS[name].plan(item), item)
+    coded = asni2.plan(item, fan)
+    plans = [each.plan(item) for each in (dense, csr, bitmask)]
+    plans.append(entropy.plan(item, fan) if isinstance(coded, str) else coded)
+    return min((plan for plan in plans if isinstance(plan, Plan)), key=lambda plan: _weight(plan.entry))
 
 
-def measure(
-    items: Sequence[Item],
-    entries: Sequence[Entry],
-    reasons: Mapping[str, str],
-    kind: str,
-    *,
-    whole: bool = True,
-) -> Sizes:
-    """Return the sizes of the file with these entries; items are its tensors without the aliases.
+def _must(plan: Plan | str, item: Item) -> Plan:
+    if isinstance(plan, str):
+        raise InputError(f'tensor "{item.name}": {plan}; format "auto" or "entropy" stores it')
+    return plan
 
-    whole: False if what the base file has is not known, and stands there as zeros of no memory.
-    """
-    by_name = {item.name: item for item in items}
-    headers = container.entries_bytes(entries)
-    tensors = []
-    for entry, header in zip(entries, headers, strict=True):
-        first = by_name[entry.alias_of or entry.name]
-        tensors.append(
-            TensorSize(
-                name=entry.name,
-                dtype=first.dtype,
-                shape=first.shape,
-                role=entry.role,
-                format=entry.format,
-                kept=first.kept,
-                total=len(first.bits),
-                bytes=len(header) + entry.section,
-                reason=reasons.get(entry.name, ""),
-            )
+
+def _weight(entry: Entry) -> int:
+    """Return the bytes of header entry and section."""
+    return len(container.entry_bytes(replace(entry, producer=""), "", {}, {})) + entry.section
+
+
+def done(item: Item, entry: Entry) -> Done:
+    """Return what is left of a tensor once its section is written."""
+    own = replace(item, values="own") if item.values == "base" else item
+    if own.mask is None:
+        plain = {"dense": own.entry("all")}
+    else:
+        plans = {name: FORMATS[name].plan(own) for name in PLAIN}
+        plain = {name: plan.entry for name, plan in plans.items() if isinstance(plan, Plan)}
+    return Done(entry, _reason(entry, plain), bound(item, entry.positions), item.error, plain)
+
+
+def _reason(entry: Entry, plain: Mapping[str, Entry]) -> str:
+    """Return why a tensor is dense, or ""."""
+    if entry.values == "base" or (entry.role == "sparse" and entry.format != "dense"):
+        return ""
+    if entry.role == "dense":
+        return "not masked"
+    smaller = any(_weight(each) < _weight(entry) for each in plain.values())
+    return "dense was asked for" if smaller else "dense is the smallest"
+
+
+def read(entry: Entry, stored: Stored, *, whole: bool) -> Done:
+    """Return what is known of a tensor that was read; whole: False if the base of a task file is not there."""
+    raw = np.dtype(f"<u{np.dtype(DTYPES[stored.dtype]).itemsize}")
+    bits = stored.data.reshape(-1).view(raw)
+    if stored.values == "base" and not whole:
+        item = Item(entry.name, stored.dtype, stored.shape, bits, None, bits[: stored.kept], 0, "base")
+        return Done(entry, "", bound(item, entry.positions), 0.0, {})
+    item = make(entry.name, stored.dtype, stored.shape, bits, stored.mask)
+    if stored.values not in ("levels", "own"):
+        item = replace(
+            item, values=stored.values, scales=np.zeros(entry.scales, "<f4") if entry.scales else None
         )
-    plain, gzip = dense_sizes(items, whole)
+    return done(item, entry)
+
+
+def measure(found: Sequence[Done], entries: Sequence[Entry], kind: str, gzip: int | None) -> Sizes:
+    """Return the sizes of the file with these entries; `found` are its tensors without the aliases."""
+    by_name = {one.entry.name: one for one in found}
+    headers = container.entries_bytes(entries)
+    tensors = tuple(
+        TensorSize(
+            name=entry.name,
+            dtype=entry.dtype,
+            shape=entry.shape,
+            role=entry.role,
+            format=entry.format,
+            kept=entry.kept if entry.role == "sparse" or entry.positions == "all" else entry.total,
+            total=entry.total,
+            bytes=len(header) + entry.section,
+            reason="" if entry.role == "alias" else by_name[entry.name].reason,
+        )
+        for entry, header in zip(entries, headers, strict=True)
+    )
+    file = container.file_size(entries, kind)
     return Sizes(
-        file=container.file_size(entries, kind),
-        dense=plain,
+        file=file,
+        dense=len(dense_header([one.entry for one in found])) + sum(_dense(one.entry) for one in found),
         gzip=gzip,
-        bound=math.ceil(
-            sum(bound(by_name[entry.name], entry.positions) for entry in entries if entry.role != "alias")
-        ),
-        formats=format_sizes(by_name, entries, kind) if whole else {},
-        tensors=tuple(tensors),
-        max_error=max((item.error for item in items), default=0.0),
+        bound=math.ceil(sum(one.bound for one in found)),
+        formats=_formats(by_name, entries, kind, file),
+        tensors=tensors,
+        max_error=_upwards(max((one.error for one in found), default=0.0)),
     )
 
 
-def dense_sizes(items: Sequence[Item], whole: bool) -> tuple[int, int | None]:
-    """Return the bytes of the tensors as plain safetensors, and of that file under gzip -6 (mtime 0) if it is known.
+def _upwards(error: float) -> float:
+    """Return the next float32 that is not below an error."""
+    near = np.float32(error)
+    return float(near if near >= error else np.nextafter(near, np.float32(np.inf)))
+
+
+def _dense(entry: Entry) -> int:
+    return entry.total * entry.itemsize
+
+
+def _formats(by_name: Mapping[str, Done], entries: Sequence[Entry], kind: str, file: int) -> dict[str, int]:
+    """Return the size of the whole file for each plain format that can store every masked tensor, and as it is."""
+    masked = [one for one in by_name.values() if one.entry.role == "sparse"]
+    sizes = {}
+    for name in PLAIN:
+        if not all(name in one.plain for one in masked) or not all(one.plain for one in by_name.values()):
+            continue
+        plain = {key: one.plain.get(name, one.plain.get("dense")) for key, one in by_name.items()}
+        whole = (plain.get(entry.name, entry) for entry in entries)
+        sizes[name] = container.file_size([entry for entry in whole if entry is not None], kind)
+    own = {one.entry.format for one in masked}
+    return sizes | ({own.pop(): file} if len(own) == 1 and not own & {"base", *PLAIN} else {})
+
+
+def dense_header(entries: Sequence[Entry]) -> bytes:
+    """Return the header of the tensors as plain safetensors, with its length before it.
 
     Source: safetensors/src/tensor.rs, which writes wide dtypes first, then by name.
     """
-    codes = list(DTYPES)
-    items = sorted(items, key=lambda item: (-codes.index(item.dtype), item.name))
     header: dict[str, object] = {}
     end = 0
-    for item in items:
-        begin, end = end, end + item.bits.nbytes
-        header[item.name] = {"dtype": item.dtype, "shape": item.shape, "data_offsets": (begin, end)}
+    for entry in dense_order(entries):
+        begin, end = end, end + _dense(entry)
+        header[entry.name] = {"dtype": entry.dtype, "shape": entry.shape, "data_offsets": (begin, end)}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    if not whole:
-        return 8 + len(text) + end, None
+    return len(text).to_bytes(8, "little") + text
+
+
+def dense_order(entries: Sequence[Entry]) -> list[Entry]:
+    """Return the tensors in the order of a plain safetensors file."""
+    codes = list(DTYPES)
+    return sorted(entries, key=lambda entry: (-codes.index(entry.dtype), entry.name))
+
+
+def squeezable(entries: Sequence[Entry]) -> bool:
+    """Whether the dense file is small enough for one to wait for its gzip: 256 MiB."""
+    return sum(_dense(entry) for entry in entries) <= SQUEEZED
+
+
+def gzip(entries: Sequence[Entry], bits: Callable[[str], Array]) -> int:
+    """Return the bytes of the plain safetensors file under gzip -6 (mtime 0). bits: gives the elements of a tensor."""
     squeeze = zlib.compressobj(6, wbits=31)
-    gzip = len(squeeze.compress(len(text).to_bytes(8, "little") + text))
-    for item in items:
-        gzip += len(squeeze.compress(item.bits.view(np.uint8).data))
-    return 8 + len(text) + end, gzip + len(squeeze.flush())
+    size = len(squeeze.compress(dense_header(entries)))
+    for entry in dense_order(entries):
+        size += len(squeeze.compress(np.ascontiguousarray(bits(entry.name)).view(np.uint8).data))
+    return size + len(squeeze.flush())
 
 
 def bound(item: Item, positions: str) -> float:
@@ -148,80 +243,22 @@ def bound(item: Item, positions: str) -> float:
 
     positions: how its mask is stored; the base's own ("all") takes nothing.
     """
-    width = {"own": 8 * item.bits.itemsize}.get(item.values, 16)
+    width = {"F16": 16, "BF16": 16, "int8": 8}.get(item.values, 8 * item.bits.itemsize)
+    scales = 0 if item.scales is None else 32 * len(item.scales)
     total, kept = len(item.bits), item.kept
+    mask_bits = total * binary_entropy(kept / total if total else 0.0)
     if item.values == "base":
-        return 0.0 if positions == "all" else total * entropy(kept / total if total else 0.0) / 8
+        return 0.0 if positions == "all" else mask_bits / 8
     if item.mask is None:
-        return total * width / 8
-    values = kept * width
+        return (total * width + scales) / 8
+    values = kept * width + scales
     if not isinstance(asni2.levels(item), str):
         values = min(values, kept + 64)
-    return (total * entropy(kept / total if total else 0.0) + values) / 8
+    return (mask_bits + values) / 8
 
 
-def entropy(density: float) -> float:
-    """Return the binary entropy in bits."""
+def binary_entropy(density: float) -> float:
+    """Return the entropy of one bit that is 1 with this probability, in bits."""
     if density in (0.0, 1.0):
         return 0.0
     return -density * math.log2(density) - (1 - density) * math.log2(1 - density)
-
-
-def format_sizes(items: Mapping[str, Item], entries: Sequence[Entry], kind: str) -> dict[str, int]:
-    """Return the size of the whole file, without a base, for each format that can store every masked tensor of it."""
-    entries = [
-        replace(entry, positions="all", values="own", width=0, escapes=0) if entry.values == "base" else entry
-        for entry in entries
-    ]
-    masked = [
-        replace(item, values="own") if item.values == "base" else item
-        for item in items.values()
-        if item.mask is not None
-    ]
-    found = {}
-    for name, one in FORMATS.items():
-        plans = {item.name: one.plan(item) for item in masked}
-        if any(isinstance(plan, str) for plan in plans.values()):
-            continue
-        whole = (plans.get(entry.name, entry) for entry in entries)
-        found[name] = container.file_size([entry for entry in whole if isinstance(entry, Entry)], kind)
-    return found
-
-
-def items_of(packed: Packed, whole: bool) -> list[Item]:
-    """Return the tensors of a file that was read, without the aliases."""
-    items = []
-    for name, stored in packed.tensors.items():
-        if stored.alias_of is None:
-            raw = np.dtype(f"<u{np.dtype(DTYPES[stored.dtype]).itemsize}")
-            bits = stored.data.reshape(-1).view(raw)
-            if stored.values == "base" and not whole:
-                item = Item(name, stored.dtype, stored.shape, bits, None, bits[: stored.kept], 0)
-            else:
-                item = make(name, stored.dtype, stored.shape, bits, stored.mask)
-            items.append(item if stored.values == "levels" else replace(item, values=stored.values))
-    return items
-
-
-def of_packed(packed: Packed, size: int, *, whole: bool = True) -> Sizes:
-    """Return the sizes of a file of `size` bytes that was read; whole: False for a task file without its base."""
-    items = items_of(packed, whole)
-    chosen = {item.name: _found(item, packed.tensors[item.name]) for item in items}
-    entries = [
-        replace(chosen[stored.alias_of][0], name=name, role="alias", alias_of=stored.alias_of)
-        if stored.alias_of
-        else chosen[name][0]
-        for name, stored in packed.tensors.items()
-    ]
-    reasons = {name: why for name, (_, why) in chosen.items()}
-    measured = measure(items, entries, reasons, packed.kind, whole=whole)
-    # Another writer may have coded the gaps differently; what counts is what the file holds.
-    tensors = tuple(replace(one, bytes=packed.tensors[one.name].bytes) for one in measured.tensors)
-    return replace(measured, file=size, tensors=tensors, max_error=packed.max_error, base=packed.base)
-
-
-def _found(item: Item, stored: Stored) -> tuple[Entry, str]:
-    """Return the entry of a tensor that was read, and why it is dense; what it takes stands in the file."""
-    if stored.values == "base":
-        return replace(item.entry(stored.positions, "base"), role=stored.role), ""
-    return choose(item, stored.format)

@@ -1,6 +1,7 @@
 """From a module or state dict to the tensors to be stored, and back. The only file here with torch."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -8,8 +9,9 @@ import torch
 
 from compressor.errors import InputError, unknown
 from compressor.packed.container import check_name
-from compressor.packed.item import Item, make
+from compressor.packed.item import Given
 from compressor.packed.reader import DTYPES, Array, Stored
+from compressor.weights import aliases
 
 # safetensors name -> torch dtype. The sub-byte types are absent: torch can store F4 but not compute with it.
 TORCH: Final = {
@@ -52,10 +54,12 @@ def state(source: torch.nn.Module | Mapping[str, torch.Tensor]) -> dict[str, tor
     return found
 
 
-def items(
-    tensors: Mapping[str, torch.Tensor], same: Mapping[str, str], mask: Mapping[str, torch.Tensor] | None
-) -> list[Item]:
-    """Return what is to be stored, without the aliases. Raises InputError if the mask does not fit."""
+def given(
+    source: torch.nn.Module | Mapping[str, torch.Tensor], mask: Mapping[str, torch.Tensor] | None
+) -> list[Given]:
+    """Return what is to be stored, in order. Raises InputError for what cannot be, and a mask that does not fit."""
+    tensors = state(source)
+    same = aliases(tensors)
     masks: dict[str, Array] = {}
     for name, one in (mask or {}).items():
         if name not in tensors:
@@ -64,10 +68,15 @@ def items(
         earlier = masks.setdefault(same.get(name, name), flags)
         if not np.array_equal(earlier, flags):
             raise InputError(f'the mask of "{name}" differs from that of "{same[name]}", the same tensor')
+
+    def load(name: str) -> tuple[Array, Array | None]:
+        return bits(tensors[name]), masks.get(name)
+
     return [
-        make(name, NAMES[tensor.dtype], tuple(tensor.shape), _bits(tensor), masks.get(name))
-        for name, tensor in tensors.items()
-        if name not in same
+        Given(
+            name, NAMES[one.dtype], tuple(one.shape), name in masks, partial(load, name), same.get(name, "")
+        )
+        for name, one in tensors.items()
     ]
 
 
@@ -78,15 +87,15 @@ def _mask(name: str, mask: torch.Tensor, tensor: torch.Tensor) -> Array:
     if mask.shape != tensor.shape:
         shapes = f"{list(mask.shape)}, the tensor {list(tensor.shape)}"
         raise InputError(f'the mask of "{name}" has shape {shapes}; give the mask of this network')
-    return _bits(mask).view(bool)
+    return bits(mask).view(bool)
 
 
-def _bits(tensor: torch.Tensor) -> Array:
+def bits(tensor: torch.Tensor) -> Array:
     """Return the elements in row-major order as unsigned integers."""
     plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
     size = plain.element_size()
-    bits: Array = plain.view(CARRIERS[size]).numpy().view(f"<u{size}")
-    return (bits != 0).view(np.uint8) if tensor.dtype is torch.bool else bits
+    found: Array = plain.view(CARRIERS[size]).numpy().view(f"<u{size}")
+    return (found != 0).view(np.uint8) if tensor.dtype is torch.bool else found
 
 
 def tensor(stored: Stored) -> torch.Tensor:

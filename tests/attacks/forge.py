@@ -5,9 +5,11 @@ import zlib
 from collections.abc import Iterable
 
 DENSE, SPARSE, ALIAS = 0, 1, 2
-ALL, BITMASK, GAPS = 0, 1, 2
-OWN, F16, BF16, LEVELS, BASE = 0, 1, 2, 3, 4
-DTYPE = {"BOOL": 0, "U8": 1, "F8_E8M0": 5, "F16": 10, "BF16": 11, "F32": 14, "C64": 15, "F64": 16, "I64": 17}
+ALL, BITMASK, GAPS, RICE, STATIC, MIXED = range(6)
+OWN, F16, BF16, LEVELS, BASE, INT8 = range(6)
+DTYPE = {
+    "BOOL": 0, "U8": 1, "I8": 2, "F8_E8M0": 5, "F16": 10, "BF16": 11, "F32": 14, "C64": 15, "F64": 16, "I64": 17,
+}  # fmt: skip
 
 
 def number(value: int) -> bytes:
@@ -18,7 +20,52 @@ def number(value: int) -> bytes:
     return out + bytes([value])
 
 
+def named(name: bytes, shared: int = 0) -> bytes:
+    """The name field, `name` what is not shared; the short form of an ending is the caller's."""
+    rest = number(len(name) - 15) if len(name) >= 15 else b""
+    return number(shared << 4 | min(len(name), 15)) + rest + name
+
+
 def entry(
+    name: bytes = b"w",
+    *,
+    role: int = SPARSE,
+    positions: int = BITMASK,
+    values: int = OWN,
+    dtype: int = DTYPE["F32"],
+    shape: Iterable[int] = (4,),
+    kept: int | None = 1,
+    width: int = 0,
+    escapes: int = 0,
+    picture: int = 0,
+    ordered: int = 0,
+    producer: int = 0,
+    coded: int = 0,
+    scales: int = 0,
+    planes: int = 0,
+    stream: int = 0,
+    decoded: bytes = b"",
+    shared: int = 0,
+) -> bytes:
+    """A header entry of version 3, each field where the table has it."""
+    shape = tuple(shape)
+    out = named(name, shared) + bytes([role | positions << 2 | values << 5, dtype | min(len(shape), 7) << 5])
+    out += (number(len(shape) - 7) if len(shape) >= 7 else b"") + b"".join(number(size) for size in shape)
+    if (role == SPARSE or positions != ALL) and kept is not None:
+        out += number(kept)
+    if positions in (GAPS, RICE):
+        out += bytes([width]) + number(escapes)
+    if positions in (STATIC, MIXED):
+        out += number(ordered | picture << 1)
+        out += (number(producer) if positions == MIXED else b"") + number(coded)
+    if values == INT8:
+        out += number(scales)
+    if values in (OWN, F16, BF16, INT8):
+        out += number(planes | stream << 3)
+    return out + zlib.crc32(decoded).to_bytes(4, "little")
+
+
+def old_entry(
     name: bytes = b"w",
     *,
     role: int = SPARSE,
@@ -31,6 +78,7 @@ def entry(
     decoded: bytes = b"",
     shared: int = 0,
 ) -> bytes:
+    """A header entry of versions 1 and 2."""
     out = number(shared) + number(len(name)) + name
     out += bytes([role | positions << 2 | values << 5, dtype])
     shape = tuple(shape)
@@ -41,7 +89,7 @@ def entry(
 
 
 def alias(name: bytes, target: int, code: int = ALIAS) -> bytes:
-    return number(0) + number(len(name)) + name + bytes([code]) + number(target)
+    return named(name) + bytes([code]) + number(target)
 
 
 def wrap(inner: bytes) -> bytes:
@@ -61,7 +109,7 @@ def file(
     *entries: bytes,
     sections: bytes = b"",
     magic: bytes = b"\x89CMP",
-    version: int = 1,
+    version: int = 3,
     flags: int = 0,
     error: bytes = b"",
     base: bytes = b"",

@@ -37,7 +37,7 @@ def survive(tmp_path, files, monkeypatch, seed, count, base=None):
     for mutant in mutants(files, seed, count):
         path.write_bytes(mutant)
         try:
-            reader.read(path, base)
+            reader.parse(path, base)
             read += 1
         except FormatError:
             pass

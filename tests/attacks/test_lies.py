@@ -15,7 +15,7 @@ from compressor.packed import reader, sizes
 def test_the_file_that_all_lies_start_from_is_read(tmp_path):
     path = tmp_path / "w.safetensors"
     path.write_bytes(HONEST)
-    assert reader.read(path).tensors["w"].data.tolist() == [1, 0, 0, 0]
+    assert reader.parse(path).tensors["w"].data.tolist() == [1, 0, 0, 0]
 
 
 @pytest.mark.parametrize(("reason", "lie"), [(reason, lie) for reason in LIES for lie in LIES[reason]])
@@ -25,7 +25,7 @@ def test_a_lie_is_refused_for_what_it_is_in_bounded_memory(reason, lie, tmp_path
     tracemalloc.start()
     try:
         with pytest.raises(FormatError, match=rf"w\.safetensors: .*{re.escape(reason)}"):
-            reader.read(path)
+            reader.parse(path)
         assert tracemalloc.get_traced_memory()[1] < 4 << 20
     finally:
         tracemalloc.stop()
@@ -41,7 +41,7 @@ def base(tmp_path):
 def test_the_task_file_that_all_lies_about_a_base_start_from_is_read(tmp_path, base):
     path = tmp_path / "w.safetensors"
     path.write_bytes(task(dense(values=4)))
-    assert reader.read(path, base).tensors["w"].data.view("<u4").tobytes() == W
+    assert reader.parse(path, base).tensors["w"].data.view("<u4").tobytes() == W
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_a_lie_about_a_base_is_refused_for_what_it_is_in_bounded_memory(reason, 
     tracemalloc.start()
     try:
         with pytest.raises(FormatError, match=rf"w\.safetensors: .*{re.escape(reason)}"):
-            reader.read(path, base)
+            reader.parse(path, base)
         reader.look(path)
         sizes(path)
         assert tracemalloc.get_traced_memory()[1] < 4 << 20
@@ -67,7 +67,7 @@ def test_a_lie_about_a_base_is_refused_for_what_it_is_in_bounded_memory(reason, 
 def test_a_lie_about_a_mask_is_refused_for_what_it_is_without_the_base_too(reason, lie, tmp_path, base):
     path = tmp_path / "w.safetensors"
     path.write_bytes(MASK_LIES[reason][lie])
-    for call in (lambda path: reader.read(path, base), reader.look, sizes):
+    for call in (lambda path: reader.parse(path, base), reader.look, sizes):
         with pytest.raises(FormatError, match=rf"w\.safetensors: .*{re.escape(reason)}"):
             call(path)
     assert reader.main([str(path)]) == 3
@@ -79,7 +79,7 @@ def test_a_base_that_is_no_whole_network_is_a_lie_of_the_task_file(tmp_path, bas
         base.write_bytes(false)
         path.write_bytes(task(dense(values=4), base=hashlib.sha256(false).digest()))
         with pytest.raises(FormatError, match=r"w\.safetensors: has a base that is no whole network"):
-            reader.read(path, base)
+            reader.parse(path, base)
 
 
 @pytest.mark.parametrize("what", ["missing", "folder", "fifo", "loop"])
@@ -92,4 +92,4 @@ def test_what_is_no_file_is_an_input_error(what, tmp_path):
     elif what == "loop":
         path.symlink_to(path)
     with pytest.raises(InputError):
-        reader.read(path)
+        reader.parse(path)

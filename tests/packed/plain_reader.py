@@ -1,19 +1,30 @@
 """A second reader, slow and obvious, written from docs/formats.md without looking at reader.py."""
 
 import hashlib
+import math
 import struct
+import zlib
+
+from plain_coder import planes
+from plain_masks import Shape, walk
 
 SIZES = (1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 4, 4, 4, 8, 8, 8, 8)
 F16, BF16, F32, F64 = 10, 11, 14, 16
+ENDINGS = ("", ".weight", ".bias", ".running_mean", ".running_var", ".num_batches_tracked")
+DENSE, SPARSE, ALIAS = 0, 1, 2
+ALL, BITMASK, GAPS, RICE, STATIC, MIXED = range(6)
+OWN, AS_F16, AS_BF16, LEVELS, BASE, INT8 = range(6)
 
 
 class Bytes:
     def __init__(self, data: bytes) -> None:
         self.data, self.at = data, 0
         self.base: dict = {}
+        self.masks: list[tuple[dict, list[int]]] = []
 
     def take(self, count: int) -> bytes:
         self.at += count
+        assert self.at <= len(self.data)
         return self.data[self.at - count : self.at]
 
     def number(self) -> int:
@@ -34,78 +45,123 @@ def read(
     data: bytes, base: bytes | None = None
 ) -> dict[str, tuple[int, tuple[int, ...], bytes, list[int] | None]]:
     """name -> (dtype code, shape, bytes, mask)."""
+    assert data[-32:] == hashlib.sha256(data[:-32]).digest()
     file = Bytes(data)
     file.take(int.from_bytes(file.take(8), "little"))
-    start, flags = file.take(5), file.take(1)[0]
-    assert start == b"\x89CMP" + (b"\x02" if flags & 4 else b"\x01")
+    assert file.take(4) == b"\x89CMP"
+    version, flags = file.take(1)[0], file.take(1)[0]
+    assert version == 3 or version == (2 if flags & 4 else 1)
     if flags & 2:
-        file.take(8)
+        file.take(4 if version == 3 else 8)
     if flags & 4:
         assert base is not None
         assert file.take(32) == hashlib.sha256(base).digest()
         file.base = read(base)
-    end = file.number() + file.at
-    entries: list[dict] = []
-    name = b""
-    for _ in range(file.number()):
-        shared, length = file.number(), file.number()
-        name = name[:shared] + file.take(length)
-        code = file.take(1)[0]
-        one = {"name": name.decode(), "role": code & 3, "where": code >> 2 & 7, "what": code >> 5}
-        entries.append(one)
-        if one["role"] == 2:
-            one["target"] = file.number()
-            continue
-        one["dtype"] = file.take(1)[0]
-        one["shape"] = tuple(file.number() for _ in range(file.number()))
-        one["n"] = 1
-        for size in one["shape"]:
-            one["n"] *= size
-        one["kept"] = file.number() if one["role"] == 1 else one["n"]
-        if one["where"] == 2:
-            one["width"], one["escapes"] = file.take(1)[0], file.number()
-        file.take(4)
-    assert file.at == end
+    entries = header(file, version)
     result: dict = {}
     for one in entries:
-        target = entries[one["target"]]["name"] if one["role"] == 2 else ""
-        result[one["name"]] = result[target] if target else tensor(file, one)
+        if one["role"] == ALIAS:
+            result[one["name"]] = result[entries[one["target"]]["name"]]
+        else:
+            result[one["name"]] = tensor(file, one)
+            assert zlib.crc32(result[one["name"]][2]) == one["crc"]
     assert file.at + 32 == len(data)
     return result
 
 
+def header(file: Bytes, version: int) -> list[dict]:
+    end = file.number() + file.at
+    entries: list[dict] = []
+    name = b""
+    for _ in range(file.number()):
+        shared = file.number()
+        if version < 3:
+            length = file.number()
+        else:
+            shared, length = divmod(shared, 16)
+            length += file.number() if length == 15 else 0
+        name = name[:shared] + file.take(length)
+        code = file.take(1)[0]
+        one = {"name": full(name, version), "role": code & 3, "where": code >> 2 & 7, "what": code >> 5}
+        entries.append(one)
+        if one["role"] == ALIAS:
+            one["target"] = file.number()
+        else:
+            entry(file, one, version)
+    assert file.at == end
+    return entries
+
+
+def full(short: bytes, version: int) -> str:
+    if version == 3 and short[-1] < len(ENDINGS):
+        return short[:-1].decode() + ENDINGS[short[-1]]
+    return short.decode()
+
+
+def entry(file: Bytes, one: dict, version: int) -> None:
+    kind = file.take(1)[0]
+    one["dtype"], rank = (kind, file.number()) if version < 3 else (kind & 31, kind >> 5)
+    rank += file.number() if version == 3 and rank == 7 else 0
+    one["shape"] = tuple(file.number() for _ in range(rank))
+    one["n"] = one["kept"] = math.prod(one["shape"])
+    if one["role"] == SPARSE or (version == 3 and one["where"] != ALL):
+        one["kept"] = file.number()
+    if one["where"] in (GAPS, RICE):
+        one["width"], one["escapes"] = file.take(1)[0], file.number()
+    if one["where"] in (STATIC, MIXED):
+        one["picture"], one["ordered"] = divmod(file.number(), 2)
+        one["producer"] = file.number() if one["where"] == MIXED else 0
+        one["coded"] = file.number()
+    if one["what"] == INT8:
+        one["scales"] = file.number()
+    one["planes"] = one["stream"] = 0
+    if version == 3 and one["what"] in (OWN, AS_F16, AS_BF16, INT8):
+        one["stream"], one["planes"] = divmod(file.number(), 8)
+    one["crc"] = int.from_bytes(file.take(4), "little")
+
+
 def tensor(file: Bytes, one: dict) -> tuple:
     size, n, kept = SIZES[one["dtype"]], one["n"], one["kept"]
-    mask = [1] * n
-    if one["what"] == 4:
-        return from_base(file, one)
-    if one["where"] == 1:
-        mask = file.bits(n)
-    elif one["where"] == 2:
-        mask = gaps(file, one)
-    count = n if one["where"] == 0 else kept
-    if one["what"] == 0:
-        values = [file.take(size) for _ in range(count)]
-    elif one["what"] == 3:
+    mask, signs = positions(file, one)
+    count = n if one["where"] == ALL else kept
+    if one["what"] == BASE:
+        dtype, shape, data, own = file.base[one["name"]]
+        assert (dtype, shape) == (one["dtype"], one["shape"])
+        if one["role"] == SPARSE and one["where"] == ALL and own is not None:
+            mask = own
+        values = [data[i * size : (i + 1) * size] for i in range(n) if mask[i]]
+    elif one["what"] == LEVELS:
         low, high = (level(file.take(4), one["dtype"]) for _ in range(2))
-        values = [high if bit else low for bit in file.bits(kept)]
+        if one["where"] not in (STATIC, MIXED):
+            signs = file.bits(kept)
+        values = [high if bit else low for bit in signs]
+    elif one["what"] == INT8:
+        values = eighths(file, one, mask)
     else:
-        values = [widen(file.take(2), one["what"], one["dtype"]) for _ in range(count)]
-    if one["where"] == 0 and kept < n:
+        item = 2 if one["what"] in (AS_F16, AS_BF16) else size
+        values = [widen(value, one["what"], one["dtype"]) for value in stored(file, one, count, item)]
+    if one["where"] == ALL and kept < n and one["what"] != BASE:
         mask = [int(any(value)) for value in values]
         values = [value for value in values if any(value)]
+    assert sum(mask) == kept == len(values)
     left = iter(values)
     data = b"".join(next(left) if bit else bytes(size) for bit in mask)
-    return one["dtype"], one["shape"], data, mask if one["role"] == 1 else None
+    if one["role"] == SPARSE and not (one["where"] == ALL and one["what"] == BASE):
+        file.masks.append((one, mask))
+    return one["dtype"], one["shape"], data, mask if one["role"] == SPARSE else None
 
 
-def from_base(file: Bytes, one: dict) -> tuple:
-    dtype, shape, data, mask = file.base[one["name"]]
-    assert (dtype, shape) == (one["dtype"], one["shape"])
-    size, n = SIZES[dtype], one["n"]
-    mask = {0: lambda: mask or [1] * n, 1: lambda: file.bits(n), 2: lambda: gaps(file, one)}[one["where"]]()
-    kept = [data[i * size : (i + 1) * size] if bit else bytes(size) for i, bit in enumerate(mask)]
-    return dtype, shape, data if one["role"] == 0 else b"".join(kept), mask if one["role"] == 1 else None
+def positions(file: Bytes, one: dict) -> tuple[list[int], list[int]]:
+    """(mask, signs where a stream holds them)."""
+    if one["where"] in (STATIC, MIXED):
+        return modelled(file, one)
+    if one["where"] == BITMASK:
+        return file.bits(one["n"]), []
+    if one["where"] == GAPS:
+        return gaps(file, one), []
+    if one["where"] == RICE:
+        return rice(file, one), []
+    return [1] * one["n"], []
 
 
 def gaps(file: Bytes, one: dict) -> list[int]:
@@ -122,6 +178,55 @@ def gaps(file: Bytes, one: dict) -> list[int]:
     return mask
 
 
+def rice(file: Bytes, one: dict) -> list[int]:
+    width, unary = one["width"], iter(file.bits(one["kept"] + one["escapes"]))
+    bits = file.bits(one["kept"] * width)
+    mask = [0] * one["n"]
+    at = 0
+    for i in range(one["kept"]):
+        while next(unary) == 0:
+            at += 2**width
+        at += sum(bit << place for place, bit in enumerate(bits[i * width : (i + 1) * width]))
+        mask[at] = 1
+        at += 1
+    assert list(unary) == []
+    return mask
+
+
+def rows(one: dict) -> int:
+    return one["shape"][0] if len(one["shape"]) >= 2 else 1
+
+
+def modelled(file: Bytes, one: dict) -> tuple[list[int], list[int]]:
+    sums: list[int] = []
+    if one["producer"]:
+        other, mask = file.masks[-one["producer"]]
+        across = other["n"] // rows(other)
+        sums = [min(2**24, sum(mask[r * across : (r + 1) * across])) for r in range(rows(other))]
+    kernel = (math.prod(one["shape"][2:-1]), one["shape"][-1]) if len(one["shape"]) > 2 else (1, 1)
+    shape = Shape(rows(one), one["n"] // rows(one), one["kept"], one["picture"], kernel, sums)
+    stream = file.take(one["coded"])
+    return walk(stream, shape, one["where"] == MIXED, bool(one["ordered"]), one["what"] == LEVELS)
+
+
+def stored(file: Bytes, one: dict, count: int, item: int) -> list[bytes]:
+    """The values as they stand in the file, from their planes and the bytes below."""
+    tops = planes(file.take(one["stream"]), count, one["planes"])
+    return [file.take(item - one["planes"]) + top[::-1] for top in tops]
+
+
+def eighths(file: Bytes, one: dict, mask: list[int]) -> list[bytes]:
+    across = one["n"] // max(1, rows(one))
+    places = [i for i, bit in enumerate(mask) if bit]
+    used = sorted({i // across for i in places})
+    assert len(used) == one["scales"]
+    scales = dict(zip(used, struct.unpack(f"<{len(used)}f", file.take(4 * len(used))), strict=True))
+    codes = [int.from_bytes(code, "little", signed=True) for code in stored(file, one, len(places), 1)]
+    # The product of two float32 is exact in float64, so that packing it as float32 rounds once.
+    products = [struct.pack("<f", code * scales[i // across]) for code, i in zip(codes, places, strict=True)]
+    return [level(product, one["dtype"]) for product in products]
+
+
 def level(data: bytes, dtype: int) -> bytes:
     value = struct.unpack("<f", data)[0]
     return {F16: struct.pack("<e", value) if abs(value) < 65520 else b"", BF16: data[2:], F32: data}.get(
@@ -130,5 +235,15 @@ def level(data: bytes, dtype: int) -> bytes:
 
 
 def widen(data: bytes, what: int, dtype: int) -> bytes:
-    value = struct.unpack("<e", data)[0] if what == 1 else struct.unpack("<f", b"\0\0" + data)[0]
+    if what == OWN:
+        return data
+    fraction, bits = 10 if what == AS_F16 else 7, int.from_bytes(data, "little")
+    sign, top, payload = bits >> 15, bits % 2**15 >> fraction, bits % 2**fraction
+    if payload and top == 2 ** (15 - fraction) - 1:  # a NaN, which struct does not keep
+        size, wide = (4, 23) if dtype == F32 else (8, 52)
+        largest = 2 ** (8 * size - 1) - 2**wide
+        return (sign * 2 ** (8 * size - 1) + largest + payload * 2 ** (wide - fraction)).to_bytes(
+            size, "little"
+        )
+    value = struct.unpack("<e", data)[0] if what == AS_F16 else struct.unpack("<f", b"\0\0" + data)[0]
     return struct.pack("<f" if dtype == F32 else "<d", value)

@@ -1,12 +1,15 @@
-"""Files of every version open for ever, and today's writer still writes those bytes."""
+"""Files of versions 1 and 2 open for ever, to both readers; today's writer packs what they hold anew."""
 
+import hashlib
 from pathlib import Path
 
+import plain_reader
 import pytest
 import torch
-from networks import same
+from networks import bits_of, same
 
-from compressor.packed import pack, reader, unpack, unpack_mask
+from compressor.errors import FormatError
+from compressor.packed import pack, reader, sizes, unpack, unpack_mask
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 KEEP = torch.tensor([[1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0], [0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 1]], dtype=torch.bool)
@@ -33,32 +36,74 @@ def test_a_file_of_version_1_still_opens(name):
     assert same(unpack(path), state)
     found = unpack_mask(path)
     assert found == {} if mask is None else torch.equal(found["w"], mask)
-    assert reader.read(path).kind == options.get("kind", "network")
+    assert reader.parse(path).kind == options.get("kind", "network")
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_the_bytes_written_for_it_are_the_same_today(name, tmp_path):
-    state, mask, options = FORMS[name]
-    path = tmp_path / "net.safetensors"
-    pack(state, path, mask=mask if mask is None else {"w": mask}, **options)
-    assert path.read_bytes() == (FIXTURES / f"v1-{name}.safetensors").read_bytes()
+def test_a_reader_that_was_written_from_the_page_opens_it_too(name):
+    state, mask, _ = FORMS[name]
+    found = plain_reader.read((FIXTURES / f"v1-{name}.safetensors").read_bytes())
+    assert {key: one[2] for key, one in found.items()} == {key: bits_of(one) for key, one in state.items()}
+    assert found["w"][3] == (None if mask is None else mask.reshape(-1).int().tolist())
 
 
-def test_every_format_and_coding_has_a_fixture():
+@pytest.mark.parametrize("name", FORMS)
+def test_what_it_holds_is_packed_anew_as_version_3_and_is_the_same(name, tmp_path):
+    path = FIXTURES / f"v1-{name}.safetensors"
+    _, _, options = FORMS[name]
+    pack(unpack(path), tmp_path / "net", mask=unpack_mask(path) or None, **options)
+    assert reader.parse(tmp_path / "net").version == reader.VERSION == 3
+    assert same(unpack(tmp_path / "net"), unpack(path))
+    assert same(unpack_mask(tmp_path / "net"), unpack_mask(path))
+
+
+@pytest.mark.parametrize("path", sorted(FIXTURES.glob("v*.safetensors")), ids=lambda path: path.stem)
+def test_its_sizes_are_those_of_its_own_bytes(path):
+    weighed = sizes(path)
+    data = path.read_bytes()
+    at = data.index(reader.MAGIC) + 6
+    at += 8 * (data[at - 1] >> 1 & 1) + 32 * (data[at - 1] >> 2 & 1)
+    header_length = 1 if data[at] < 128 else 2
+    around = at + header_length + 1 + reader.DIGEST  # and one byte for the number of tensors
+    assert weighed.file == len(data) == around + sum(one.bytes for one in weighed.tensors)
+    assert {one.format for one in weighed.tensors} <= {"dense", "csr", "bitmask", "asni2", "base"}
+
+
+def test_every_format_and_coding_of_both_versions_has_a_fixture():
     files = [reader.look(path) for path in FIXTURES.glob("v*.safetensors")]
     stored = [one for file in files for one in file.tensors.values()]
     assert {one.format for one in stored} == {"dense", "csr", "bitmask", "asni2", "base"}
-    assert {one.values for one in stored} == set(reader.VALUES)
-    assert {file.version for file in files} == {reader.VERSION, reader.TASK_VERSION}
+    assert {one.values for one in stored} == {"own", "F16", "BF16", "levels", "base"}
+    assert {file.version for file in files} == {1, 2}
     assert len(files) == len(FORMS) + 1
 
 
-def test_a_task_file_of_version_2_still_opens_with_its_base_and_is_written_so_today(tmp_path):
+def test_a_task_file_of_version_2_still_opens_with_its_base():
     path, base = FIXTURES / "v2-task.safetensors", FIXTURES / "v1-bitmask.safetensors"
     state = {"w": FREE * (HALF & KEEP), "b": BIAS, "head": TWO * KEEP + 0.0}
     mask = {"w": HALF & KEEP, "head": KEEP}
     assert same(unpack(path, base=base), state)
     found = unpack_mask(path, base=base)
     assert all(torch.equal(found[name], mask[name]) for name in mask)
-    pack(state, tmp_path / "task", mask=mask, base=base)
-    assert (tmp_path / "task").read_bytes() == path.read_bytes()
+    slow = plain_reader.read(path.read_bytes(), base.read_bytes())
+    assert {key: one[2] for key, one in slow.items()} == {key: bits_of(one) for key, one in state.items()}
+
+
+def test_a_file_of_version_3_has_a_base_of_version_1(tmp_path):
+    base = FIXTURES / "v1-bitmask.safetensors"
+    state = {"w": FREE * (HALF & KEEP), "b": BIAS}
+    pack(state, tmp_path / "task", mask={"w": HALF & KEEP}, base=base)
+    assert same(unpack(tmp_path / "task", base=base), state)
+    slow = plain_reader.read((tmp_path / "task").read_bytes(), base.read_bytes())
+    assert slow["w"][2] == bits_of(state["w"])
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_what_only_version_3_has_is_refused_in_an_older_file(version, tmp_path):
+    """Each file of version 3 that has nothing else, called an older one."""
+    for name in ("rice", "int8-bitmask", "planes", "without-zeros"):
+        data = bytearray((FIXTURES.parent / "golden" / f"v3-{name}.safetensors").read_bytes())
+        data[data.index(reader.MAGIC) + 4] = version
+        (tmp_path / "old").write_bytes(data[:-32] + hashlib.sha256(data[:-32]).digest())
+        with pytest.raises(FormatError):
+            reader.parse(tmp_path / "old")

@@ -41,7 +41,7 @@ def test_every_bit_and_the_mask_survive(path, pair, form):
 def test_two_levels_survive_as_asni2(path, pair):
     tensor, mask = pair
     pack({"w": tensor}, path, mask={"w": mask}, format="asni2")
-    stored = reader.read(path).tensors["w"]
+    stored = reader.parse(path).tensors["w"]
     assert stored.format == "asni2"
     assert same(unpack(path), {"w": tensor})
     assert torch.equal(unpack_mask(path)["w"], mask)
