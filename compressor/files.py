@@ -5,33 +5,39 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 
 from compressor.errors import HostError, InputError
 
 
-def read_bytes(path: Path | str) -> bytes:
-    """Return the bytes of a regular file.
+@contextmanager
+def reading(path: Path | str) -> Iterator[BufferedReader]:
+    """Open a regular file for the block.
 
-    Raises InputError if it is missing, unreadable or not a regular file (a FIFO would block for ever).
+    Raises InputError if it is missing, unreadable or not a regular file (a FIFO would block for ever), and for every
+    OSError of the block.
     """
     path = Path(path)
     try:
         if path.exists() and not path.is_file():
             raise InputError(f"{path}: not a regular file; give the path of a file")
-        return path.read_bytes()
+        with path.open("rb") as file:
+            yield file
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def read_bytes(path: Path | str) -> bytes:
+    """Return the bytes of a regular file. Raises InputError as `reading` does."""
+    with reading(path) as file:
+        return file.read()
 
 
 def sha256(path: Path | str) -> str:
-    """Return the SHA-256 of a file in hexadecimal, read in blocks. Raises InputError as read_bytes does."""
-    path = Path(path)
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    """Return the SHA-256 of a file in hexadecimal, read in blocks. Raises InputError as `reading` does."""
+    with reading(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_target(path: Path | str) -> None:
@@ -46,11 +52,23 @@ def check_target(path: Path | str) -> None:
         raise HostError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
+def check_out(out: Path, *inputs: Path | None) -> None:
+    """Refuse a file to write that is one of the inputs, or none that can be written, before any work.
+
+    Raises InputError, HostError.
+    """
+    for path in inputs:
+        if path is not None and path.exists() and out.exists() and out.samefile(path):
+            raise InputError(f"{out}: is the file that is read; give another --out")
+    check_target(out)
+
+
 def kind_of(path: Path | str) -> str:
     """Return what a file looks like from its first bytes: empty, safetensors (a packed file is one), onnx,
-    npz, checkpoint (of torch) or other. Raises InputError as read_bytes does.
+    npz, checkpoint (of torch) or other. Raises InputError as `reading` does.
     """
-    head = read_bytes(path)[:64]
+    with reading(path) as file:
+        head = file.read(4096)  # the first name of a zip and more
     if not head:
         return "empty"
     if head[8:9] == b"{":  # a length of 8 bytes, then JSON

@@ -32,7 +32,7 @@ def refuse_foreign(path: Path, *wanted: str) -> str:
     found = {
         "empty": "is empty",
         "checkpoint": "is a torch checkpoint; pack it first (compressor pack FILE --mask-from-zeros --out OUT)",
-        "npz": "is an npz of arrays",
+        "npz": "is an npz of arrays (compressor import reads CSR in one)",
         "safetensors": "is a packed file",
         "onnx": "is an ONNX file",
     }.get(kind, "is something else")
@@ -111,7 +111,8 @@ def _packed_lines(found: Found) -> Iterable[str]:
     yield f"density {found['density']:.6g}: {found['kept']:,} of {found['total']:,} masked weights kept"
     if found["formats"]:
         yield "formats: " + ", ".join(f"{name} {size:,}" for name, size in found["formats"].items())
-    gzip = "not known without the base" if found["gzip"] is None else f"{found['gzip']:,}"
+    unknown = "not known without the base" if found["base"] else "not measured above 256 MiB"
+    gzip = unknown if found["gzip"] is None else f"{found['gzip']:,}"
     yield f"gzip of the dense file {gzip}, entropy bound {found['bound']:,}"
     yield f"{'tensor':<32} {'dtype':<6} {'shape':<18} {'kept':>12} {'of':>12} {'format':<8} {'bytes':>11}"
     for tensor in found["tensors"]:

@@ -1,20 +1,25 @@
 """`compressor unpack`: a packed file as what other tools read: safetensors, CSR in npz, CSR of torch."""
 
-import io
+import math
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import torch
 
+from compressor import plain
 from compressor.errors import InputError, unknown
-from compressor.files import write_bytes
-from compressor.packed import reader, source
+from compressor.files import writing
+from compressor.packed import reader
+
+if TYPE_CHECKING:
+    import torch
 
 Array = np.ndarray[Any, np.dtype[Any]]
+Header = Mapping[str, reader.Entry]
+Tensors = Iterator[tuple[str, reader.Stored]]
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip knows: equal bytes from equal tensors
 
 
@@ -25,61 +30,66 @@ def unpack_file(path: Path | str, to: str, out: Path | str, base: Path | str | N
     (first dimension, the rest), a kept 0.0 stored; all others dense; aliases left out.
     Raises FormatError, InputError (also for a dtype that the target does not know) or HostError.
     """
-    found = reader.read(path, base)
+    path, out = Path(path), Path(out)
+    header = {entry.name: entry for entry in reader.head(path).entries}
     if to not in TARGETS:
         raise unknown("target", to, TARGETS)
-    write_bytes(out, TARGETS[to](Path(path), found))
+    TARGETS[to](path, header, reader.each(path, base), out)
 
 
-def _safetensors(_: Path, found: reader.Packed) -> bytes:
-    from safetensors.torch import save
+def _safetensors(_: Path, header: Header, tensors: Tensors, out: Path) -> None:
+    layout = {name: (entry.dtype, entry.shape) for name, entry in header.items()}
+    plain.write(out, layout, ((name, one.data) for name, one in tensors))
 
-    return save({name: source.tensor(one).clone() for name, one in found.tensors.items()})
 
-
-def _npz(path: Path, found: reader.Packed) -> bytes:
+def _npz(path: Path, header: Header, tensors: Tensors, out: Path) -> None:
     """Keys NAME.data, .indices, .indptr, .shape of a masked tensor (scipy's words), NAME of any other."""
-    arrays: dict[str, Array] = {}
-    for name, one in found.tensors.items():
-        if one.dtype.startswith(("BF", "F8")):
-            raise InputError(f'{path}: "{name}" is {one.dtype}, which numpy lacks; unpack --to safetensors')
-        if one.role == "sparse":
-            columns, starts = _csr(one)
-            arrays[f"{name}.data"] = one.data[one.mask]
-            arrays[f"{name}.indices"], arrays[f"{name}.indptr"] = columns, starts
-            arrays[f"{name}.shape"] = np.array(one.shape, np.int64)
-        elif one.role == "dense":
-            arrays[name] = one.data
-    return _zipped(arrays)
+    for name, entry in header.items():
+        if entry.dtype.startswith(("BF", "F8")):
+            raise InputError(f'{path}: "{name}" is {entry.dtype}, which numpy lacks; unpack --to safetensors')
+    with writing(out) as beside, zipfile.ZipFile(beside, "w") as archive:
+        for name, one in tensors:
+            if one.role == "sparse":
+                columns, starts = _csr(one)
+                _add(archive, f"{name}.data", one.data[one.mask])
+                _add(archive, f"{name}.indices", columns)
+                _add(archive, f"{name}.indptr", starts)
+                _add(archive, f"{name}.shape", np.array(one.shape, np.int64))
+            elif one.role == "dense":
+                _add(archive, name, one.data)
 
 
-def _zipped(arrays: Mapping[str, Array]) -> bytes:
-    """Return an npz; np.savez would write the time of day into it on some versions."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, array in arrays.items():
-            member = io.BytesIO()
-            np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
-            archive.writestr(zipfile.ZipInfo(f"{name}.npy", _EPOCH), member.getvalue())
-    return buffer.getvalue()
+def _add(archive: zipfile.ZipFile, name: str, array: Array) -> None:
+    """Add an array; np.savez would write the time of day into it on some versions."""
+    info = zipfile.ZipInfo(f"{name}.npy", _EPOCH)
+    with archive.open(info, "w", force_zip64=array.nbytes >> 30 > 0) as member:
+        np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
-def _torch(_: Path, found: reader.Packed) -> bytes:
+def _torch(_: Path, __: Header, tensors: Tensors, out: Path) -> None:
     """A dict for torch.load(weights_only=True): 2-D CSR tensors, {"csr": ..., "shape": ...} beyond 2-D."""
+    import torch
+
+    from compressor.packed import source
+
     state: dict[str, Any] = {}
-    for name, one in found.tensors.items():
+    for name, one in tensors:
         if one.role == "sparse":
             csr = _torch_csr(one, source.tensor(one))
             state[name] = csr if len(one.shape) == 2 else {"csr": csr, "shape": list(one.shape)}
         elif one.role == "dense":
             state[name] = source.tensor(one)
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    return buffer.getvalue()
+    with (
+        writing(out) as beside,
+        beside.open("wb") as file,
+    ):  # to a path, torch would write its name into the file
+        torch.save(state, file)
 
 
-def _torch_csr(one: reader.Stored, tensor: torch.Tensor) -> torch.Tensor:
+def _torch_csr(one: reader.Stored, tensor: "torch.Tensor") -> "torch.Tensor":
     """Build it from indices of its own: those of to_sparse_csr() are views, and saving them doubles the file."""
+    import torch
+
     columns, starts = _csr(one)
     rows = one.shape[0] if one.shape else 1
     with warnings.catch_warnings():
@@ -88,19 +98,24 @@ def _torch_csr(one: reader.Stored, tensor: torch.Tensor) -> torch.Tensor:
             torch.from_numpy(starts),
             torch.from_numpy(columns),
             tensor[torch.from_numpy(np.asarray(one.mask))],
-            size=(rows, tensor.numel() // max(rows, 1)),
+            size=(rows, math.prod(one.shape[1:])),
             check_invariants=True,
         )
 
 
 def _csr(one: reader.Stored) -> tuple[Array, Array]:
-    """Return column indices and row starts, int32, of a masked tensor seen as (first dimension, the rest)."""
-    mask = np.asarray(one.mask).reshape(one.shape[0] if one.shape else 1, -1)
-    starts = np.concatenate([[0], np.cumsum(mask.sum(1))]).astype(np.int32)
-    return np.nonzero(mask)[1].astype(np.int32), starts
+    """Return column indices and row starts of a masked tensor seen as (first dimension, the rest).
+
+    int32 where that holds them, as scipy has it; int64 beyond.
+    """
+    rows = one.shape[0] if one.shape else 1
+    mask = np.asarray(one.mask).reshape(rows, math.prod(one.shape[1:]))
+    width = np.int32 if max(one.kept, mask.shape[1]) < 1 << 31 else np.int64
+    starts = np.concatenate([[0], np.cumsum(mask.sum(1))]).astype(width)
+    return np.nonzero(mask)[1].astype(width), starts
 
 
-TARGETS: Final[Mapping[str, Callable[[Path, reader.Packed], bytes]]] = {
+TARGETS: Final[Mapping[str, Callable[[Path, Header, Tensors, Path], None]]] = {
     "safetensors": _safetensors,
     "npz-csr": _npz,
     "torch-csr": _torch,

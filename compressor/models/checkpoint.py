@@ -15,7 +15,8 @@ from torch import nn
 from torch.serialization import safe_globals
 
 from compressor.errors import InputError
-from compressor.files import read_bytes
+from compressor.files import kind_of, read_bytes
+from compressor.plain import short_names
 
 # Where training scripts put the state dict inside a checkpoint, in the order in which they are looked for.
 NESTED: Final = (
@@ -28,7 +29,6 @@ NESTED: Final = (
     "module",
     "weights",
 )
-PREFIXES: Final = ("module.", "_orig_mod.")  # DataParallel's and torch.compile's
 # What training scripts leave beside the weights (a best accuracy, their arguments) and what runs no code.
 NUMPY_SCALAR: Final[Callable[..., Any]] = np.float64(0).__reduce__()[0]  # type: ignore[assignment]
 HARMLESS: Final[list[Callable[..., Any] | tuple[Callable[..., Any], str]]] = [
@@ -78,10 +78,9 @@ def state_of(path: Path | str) -> dict[str, torch.Tensor]:
     One inside a checkpoint dictionary is found; the prefixes of DataParallel and torch.compile are dropped.
     Raises InputError for anything else, FormatError for a damaged packed file.
     """
-    # A safetensors file is a length of 8 bytes and then JSON; no pickle and no zip has a brace there.
-    if read_bytes(path)[8:9] == b"{":
+    if kind_of(path) == "safetensors":
         return _safetensors(Path(path))
-    return _plain_names(_dictionary(Path(path), _unpickled(Path(path))))
+    return plain_names(dictionary(Path(path), unpickled(Path(path))))
 
 
 def _safetensors(path: Path) -> dict[str, torch.Tensor]:
@@ -89,7 +88,7 @@ def _safetensors(path: Path) -> dict[str, torch.Tensor]:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != "compressor":
-                return _plain_names({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+                return plain_names({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{path}: damaged, not whole as a safetensors file ({error})") from error
     from compressor.packed import unpack
@@ -97,7 +96,8 @@ def _safetensors(path: Path) -> dict[str, torch.Tensor]:
     return unpack(path)
 
 
-def _unpickled(path: Path) -> Any:
+def unpickled(path: Path) -> Any:
+    """Return what a torch checkpoint holds; nothing in it is run. Raises InputError."""
     try:
         with safe_globals(HARMLESS), warnings.catch_warnings():
             warnings.simplefilter(
@@ -134,12 +134,14 @@ def _would_run(pickled: bytes) -> str:
     return ""
 
 
-def _dictionary(path: Path, found: Any) -> Mapping[str, torch.Tensor]:
-    """Return the state dict in what a checkpoint holds, at most two dictionaries down."""
+def dictionary(path: Path, found: Any) -> Mapping[str, torch.Tensor]:
+    """Return the state dict in what a checkpoint holds, at most two dictionaries down. Raises InputError."""
     for _ in range(3):
         if not isinstance(found, Mapping):
             break
         if found and all(isinstance(value, torch.Tensor) for value in found.values()):
+            if odd := [name for name in found if not isinstance(name, str)]:
+                raise InputError(f"{path}: has a tensor of the name {odd[0]!r}; names are text")
             return found
         inner = next((found[key] for key in NESTED if isinstance(found.get(key), Mapping)), None)
         if inner is None:
@@ -148,13 +150,9 @@ def _dictionary(path: Path, found: Any) -> Mapping[str, torch.Tensor]:
     raise InputError(f"{path}: holds no state dict; one is expected at the top or under {', '.join(NESTED)}")
 
 
-def _plain_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    names = {name: name for name in state}
-    while prefix := next(
-        (p for p in PREFIXES if names and all(n.startswith(p) for n in names.values())), None
-    ):
-        names = {name: short[len(prefix) :] for name, short in names.items()}
-    return {names[name]: tensor.detach() for name, tensor in state.items()}
+def plain_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors without the prefixes of DataParallel and torch.compile, where all names have them."""
+    return dict(zip(short_names(list(state)), (one.detach() for one in state.values()), strict=True))
 
 
 def _some(names: list[str]) -> str:
