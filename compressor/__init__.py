@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from compressor.errors import (
         VerificationError as VerificationError,
     )
+    from compressor.foreign import import_file as import_file
     from compressor.held import hold as hold
     from compressor.levels import (
         centroids as centroids,
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from compressor.packed import sizes as sizes
     from compressor.packed import unpack as unpack
     from compressor.pipeline import run as run
+    from compressor.transforms import fold_dead as fold_dead
+    from compressor.transforms import order_units as order_units
     from compressor.two_level import tied as tied
     from compressor.weights import Mask as Mask
     from compressor.weights import find_mask as find_mask
@@ -61,9 +64,12 @@ _HOME: Final = {
     "centroids": "levels",
     "edge_popup": "methods.edge_popup",
     "find_mask": "weights",
+    "fold_dead": "transforms",
     "hold": "held",
+    "import_file": "foreign",
     "load": "packed",
     "load_start": "levels",
+    "order_units": "transforms",
     "pack": "packed",
     "prunable": "weights",
     "prune": "methods",
@@ -86,9 +92,12 @@ __all__ = [
     "centroids",
     "edge_popup",
     "find_mask",
+    "fold_dead",
     "hold",
+    "import_file",
     "load",
     "load_start",
+    "order_units",
     "pack",
     "prunable",
     "prune",

@@ -14,6 +14,7 @@ from compressor.commands import (
     Sets,
     after,
     export,
+    import_,
     pack,
     placed,
     prune,
@@ -115,6 +116,7 @@ def run(
 
 for _command in (prune, tune, pack, unpack, export, verify):
     app.command()(_command)
+app.command("import")(import_)
 
 
 @app.command()

@@ -84,8 +84,9 @@ def prune(
     if bool(method) == bool(compare):
         raise typer.BadParameter("say --method NAME, or --compare A,B,C for several side by side")
     from compressor import printing, single
+    from compressor.files import check_out
 
-    single.check_out(out, weights)
+    check_out(out, weights)
     run = single.context(weights, data_dir, model=model, data=data, weights=weights, seed=seed)
     if compare:
         names = [name.strip() for name in compare.split(",") if name.strip()]
@@ -129,9 +130,10 @@ def tune(
 ) -> None:
     """Train a start, or a pruned network, under its mask by the recipe's tune stage."""
     from compressor import printing, single
+    from compressor.files import check_out
     from compressor.progress import told
 
-    single.check_out(out, start_file)
+    check_out(out, start_file)
     with told() as listen:
         run = single.context(
             start_file, data_dir, recipe=recipe, model=None, sets=sets or (), on_event=listen
@@ -157,21 +159,52 @@ def pack(
     values: Annotated[
         Literal["float16", "bfloat16"] | None, typer.Option("--values", help="Lossy: round the values.")
     ] = None,
+    fold_dead: Annotated[
+        bool, typer.Option("--fold-dead", help="First drop the weights that do nothing, with proof.")
+    ] = False,
+    order_units: Annotated[
+        bool, typer.Option("--order-units", help="First sort the hidden units, with proof.")
+    ] = False,
+    model: ModelName = "",
+    data: DataName = "",
+    data_dir: DataDir = DATA,
     base: Base = None,
     as_json: Json = False,
 ) -> None:
     """Write the weights in FILE (safetensors, .pt, .pth, .th, packed) as a packed file.
 
     With --base, of tensors whose kept weights are those of BASE only the mask: a task file, read with BASE alone.
+    --fold-dead and --order-units change the network but not its function; they want to know --model and --data.
     """
     if mask is not None and from_zeros:
         raise typer.BadParameter("--mask and --mask-from-zeros say two things; give one of them")
-    from compressor import printing, single
+    wanted = {"fold_dead": fold_dead, "order_units": order_units}
+    if any(wanted.values()) and base is not None:
+        raise typer.BadParameter("--base wants the base's own weights; transform and pack without it")
+    if (model or data) and not any(wanted.values()):
+        raise typer.BadParameter("--model and --data are for --fold-dead and --order-units")
+    from compressor import printing
+    from compressor.files import check_out
+    from compressor.foreign import dense
 
-    single.check_out(out, file, mask, base)
-    sizes = single.pack_file(
-        file, out, mask=mask, from_zeros=from_zeros, format=format, values=values, base=base
-    )
+    check_out(out, file, mask, base)
+    if any(wanted.values()):
+        from compressor.single import context
+        from compressor.transforms.files import pack_transformed
+
+        run = context(file, data_dir, model=model, data=data)
+        sizes, found = pack_transformed(
+            run, file, out, wanted, mask=mask, from_zeros=from_zeros, format=format, values=values
+        )
+        printing.sizes(out, sizes, as_json, transforms=found)
+        if not as_json:
+            after("compressor", "show", str(out))
+        return
+    if dense.is_plain(file):  # torch would take longer to load, and more memory, than the tensors
+        pack_file = dense.pack_plain
+    else:
+        from compressor.single import pack_file
+    sizes = pack_file(file, out, mask=mask, from_zeros=from_zeros, format=format, values=values, base=base)
     printing.sizes(out, sizes, as_json)
     if as_json:
         return
@@ -182,6 +215,31 @@ def pack(
     after("compressor", "show", str(out))
 
 
+def import_(
+    *,
+    file: Annotated[Path, typer.Argument(metavar="FILE|FOLDER", show_default=False)],
+    out: Out,
+    layout: Annotated[
+        Literal["a", "b"] | None,
+        typer.Option(
+            "--layout", help="Of compressed-tensors, if asked: a was written before its version 0.9, b since."
+        ),
+    ] = None,
+    name: Annotated[
+        str, typer.Option("--name", metavar="NAME", help="Of the tensor, if FILE has one without a name.")
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """Write sparse tensors in other formats (compressed-tensors, scipy, torch) as a packed file."""
+    from compressor import printing
+    from compressor.foreign import import_file
+
+    sizes = import_file(file, out, layout=layout or "", name=name)
+    printing.sizes(out, sizes, as_json)
+    if not as_json:
+        after("compressor", "show", str(out))
+
+
 def unpack(
     *,
     file: File,
@@ -190,7 +248,7 @@ def unpack(
     base: Base = None,
 ) -> None:
     """Write a packed file as what other tools read."""
-    from compressor.single import check_out
+    from compressor.files import check_out
     from compressor.unpacked import unpack_file
 
     check_out(out, file, base)
@@ -216,8 +274,9 @@ def export(
 ) -> None:
     """Write a packed file as ONNX."""
     from compressor import single
+    from compressor.files import check_out
 
-    single.check_out(out, file)
+    check_out(out, file)
     single.export_file(single.context(file, data_dir, model=model, data=data), file, out, encoding)
     typer.echo(f"{out}: {out.stat().st_size:,} bytes")
     named = [*(["--model", model] if model else []), *(["--data", data] if data else [])]

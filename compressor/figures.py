@@ -105,6 +105,24 @@ def smaller(report: Report) -> Answer:
     )
 
 
+def transforms(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a line for each transform before packing: what it gave, and what it changed. found: of report.json."""
+    lines = []
+    for one in found:
+        units, proof, (before, after) = one["units"], one["proof"], one["kept"]
+        told = [f"{units[what]:,} units {what}" for what in ("folded", "removed", "moved") if units[what]]
+        if before != after:
+            told.insert(0, f"{before - after:,} of {before:,} kept weights dropped")
+        agreed = "" if proof["agreement"] is None else f", {100 * proof['agreement']:.6g} % decide the same"
+        changed = f"change by at most {proof['change']:.2g} ({proof['relative']:.2g} of the largest){agreed}"
+        lines.append(
+            f"{one['transform']}: {', '.join(told) or 'nothing to do'}; {one['bytes'][0]:,} → "
+            f"{one['bytes'][1]:,} bytes; outputs of {proof['samples']:,} samples "
+            f"{changed if proof['change'] else 'stay the same'}"
+        )
+    return lines
+
+
 def same(report: Report) -> Answer:
     """Answer: is it the same network?"""
     found, question = report.get("verification") or {}, "Is it the same network?"

@@ -3,7 +3,7 @@
 import inspect
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from compressor import report
+from compressor import figures, report
+from compressor.errors import listed
 
 if TYPE_CHECKING:
     from compressor.compare import Comparison
@@ -71,20 +72,39 @@ def _rounds(plan: Found) -> list[str]:
     return lines
 
 
-def sizes(path: Path, found: "Sizes", json_wanted: bool, accuracy: float | None = None) -> None:
-    """Print what a packed file weighs."""
-    table = sizes_table(found)
+def sizes(
+    path: Path,
+    found: "Sizes",
+    json_wanted: bool,
+    accuracy: float | None = None,
+    transforms: Sequence[Found] = (),
+) -> None:
+    """Print what a packed file weighs, and what transforms before packing gave."""
+    table = sizes_table(found) | ({"transforms": list(transforms)} if transforms else {})
     kept, total = table["kept"], table["total"]
     if json_wanted:
         as_json(table if accuracy is None else {**table, "accuracy": accuracy})
         return
+    gzip = "not measured above 256 MiB" if found.gzip is None else f"{found.gzip:,}"
     _lines(
-        f"{path}: {found.file:,} bytes; dense {found.dense:,}, gzip {found.gzip:,}, bound {found.bound:,}",
+        *figures.transforms(transforms),
+        *_left(transforms),
+        f"{path}: {found.file:,} bytes; dense {found.dense:,}, gzip {gzip}, bound {found.bound:,}",
         f"density {kept / total if total else 1:.6g}: {kept:,} of {total:,} masked weights kept",
         *(f"left dense: {tensor.name} ({tensor.reason})" for tensor in found.tensors if tensor.reason),
         *([f"largest error of the rounding: {found.max_error:.3g}"] if found.max_error else []),
         *([] if accuracy is None else [f"accuracy {accuracy:.2%}"]),
     )
+
+
+def _left(transforms: Sequence[Found]) -> list[str]:
+    """Return why transforms left units alone, each reason once."""
+    names: dict[str, list[str]] = {}
+    for one in transforms:
+        for name, why in one["left"].items():
+            if name not in names.setdefault(why, []):
+                names[why].append(name)
+    return [f"left alone: {listed(layers)} ({why})" for why, layers in names.items()]
 
 
 def sizes_table(found: "Sizes") -> Found:

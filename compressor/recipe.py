@@ -102,10 +102,15 @@ class Tune:
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """The pack stage. values: empty (lossless), float16 or bfloat16."""
+    """The pack stage. values: empty (lossless), float16 or bfloat16.
+
+    fold_dead, order_units: transform the network before it is packed (compressor.transforms).
+    """
 
     format: str = "auto"
     values: str = ""
+    fold_dead: bool = False
+    order_units: bool = False
 
 
 @dataclass(frozen=True, slots=True)

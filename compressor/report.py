@@ -50,6 +50,7 @@ def render_html(report: Report) -> str:
         curve=curve(found.get("epochs") or ()),
         files=figures.files(found),
         formats=figures.formats(found),
+        transforms=figures.transforms(found.get("transforms") or ()),
         masked=masked,
         others=[layer for layer in layers if layer not in masked],
         runtimes=(found.get("verification") or {}).get("runtimes") or [],
@@ -78,6 +79,7 @@ def summary(report: Report) -> RenderableType:
     parts += [accuracies] if accuracies.row_count else []
     parts += [Text(warned)] if warned else []
     parts += [table for table in (_rounds(report), sizes, formats) if table.row_count]
+    parts += [Text(line) for line in figures.transforms(report.get("transforms") or ())]
     rows = (report.get("verification") or {}).get("runtimes") or []
     if rows:
         parts.append(_runtimes(rows))

@@ -17,7 +17,7 @@ from compressor.compare import PLOTS, Comparison, compare, plot
 from compressor.data import Loader
 from compressor.environment import peak_memory
 from compressor.errors import InputError, VerificationError
-from compressor.files import check_target, read_bytes
+from compressor.files import read_bytes
 from compressor.flow import Survey, survey
 from compressor.levels import load_start
 from compressor.methods import prune
@@ -25,6 +25,7 @@ from compressor.packed import Sizes, reader
 from compressor.recipe import DataSet, Model, Recipe
 from compressor.runs import OnEvent, Run
 from compressor.show import refuse_foreign
+from compressor.stages.ship import pack_as_asked
 from compressor.stages.tune import tune_network
 from compressor.weights import Mask, find_mask
 
@@ -78,17 +79,6 @@ def context(
     return Run(found, file.parent if file is not None else Path(), data_dir, on_event, recorded=False)
 
 
-def check_out(out: Path, *inputs: Path | None) -> None:
-    """Refuse a file to write that is one of the inputs, or none that can be written, before any work.
-
-    Raises InputError, HostError.
-    """
-    for path in inputs:
-        if path is not None and path.exists() and out.exists() and out.samefile(path):
-            raise InputError(f"{out}: is the file that is read; give another --out")
-    check_target(out)
-
-
 @dataclass(frozen=True, slots=True)
 class Pruned:
     """What `prune_file` wrote. peak_memory: bytes, the highest resident set of this process so far."""
@@ -138,7 +128,7 @@ def tune_file(run: Run, start: Path, out: Path) -> tuple[Sizes, float]:
     refuse_foreign(start, "safetensors")
     model = run.network()
     models.check_fits(model, run.recipe.model.name, run.data())
-    if reader.read(start).kind == "start":
+    if reader.parse(start).kind == "start":
         mask = load_start(model, start)
     else:
         packed.load(model, start)
@@ -146,9 +136,7 @@ def tune_file(run: Run, start: Path, out: Path) -> tuple[Sizes, float]:
     if not mask:
         raise InputError(f"{start}: no tensor in it has a mask; pack it with --mask or --mask-from-zeros")
     mask, _ = tune_network(run, model, mask)
-    pack = run.recipe.pack
-    sizes = packed.pack(model, out, mask=mask, format=pack.format, values=pack.values or None)
-    packed.load(model, out)
+    sizes, model, _ = pack_as_asked(run, model, mask, out)
     return sizes, run.accuracy(model)
 
 
@@ -163,6 +151,17 @@ def pack_file(
     base: Path | None = None,
 ) -> Sizes:
     """Pack the state dict of a safetensors file, a checkpoint or a packed file (whose own mask counts)."""
+    state, chosen = masked_state(path, mask, from_zeros=from_zeros)
+    return packed.pack(state, out, mask=chosen, format=format, values=values, base=base)
+
+
+def masked_state(
+    path: Path, mask: Path | None, *, from_zeros: bool
+) -> tuple[dict[str, torch.Tensor], Mapping[str, torch.Tensor]]:
+    """Return the weights in a file and their mask: the given one, that of the zeros, or the file's own.
+
+    Raises InputError for a file that is no network, or where nothing says what is pruned.
+    """
     is_packed = reader.is_packed(path)
     found = reader.look(path) if is_packed else None
     if found is not None and found.kind == "start":
@@ -172,18 +171,15 @@ def pack_file(
             f"{path}: is a task file already; unpack it with its base, and pack what comes of it"
         )
     state = models.state_of(path)
-    chosen: Mapping[str, torch.Tensor] | None = None
     if mask is not None:
-        chosen = Mask.load(mask)
-    elif from_zeros:
-        chosen = find_mask(state)
-    elif is_packed:
-        chosen = packed.unpack_mask(path)
-    else:
-        raise InputError(
-            f"{path}: which weights are pruned? give --mask FILE, or --mask-from-zeros if its zeros are"
-        )
-    return packed.pack(state, out, mask=chosen, format=format, values=values, base=base)
+        return state, Mask.load(mask)
+    if from_zeros:
+        return state, find_mask(state)
+    if is_packed:
+        return state, packed.unpack_mask(path)
+    raise InputError(
+        f"{path}: which weights are pruned? give --mask FILE, or --mask-from-zeros if its zeros are"
+    )
 
 
 def export_file(run: Run, path: Path, out: Path, encoding: str) -> None:
@@ -206,7 +202,7 @@ def verify_file(
 ) -> "Verdict":
     """Hold an ONNX file against a packed one; without a network there is no reference, as the rows say."""
     refuse_foreign(path, "safetensors")
-    kind = reader.read(path).kind
+    kind = reader.parse(path).kind
     refuse_foreign(onnx, "onnx")
     if samples != "all" and not samples.isdigit():
         raise InputError(f'--samples {samples}: give a number of inputs, or "all"')

@@ -39,6 +39,7 @@ def summary(
         "validation": _validation(results),
         "rounds": _rounds(recipe, results) if pack["rounds"] else [],
         "epochs": [epoch for result in results.values() for epoch in result.get("epochs", ())],
+        "transforms": pack["transforms"],
         "bytes": _bytes(pack["sizes"]) | results.get("export", {}).get("bytes", {}),
         "layers": [
             {key: tensor[key] for key in ("name", "shape", "kept", "total", "format", "bytes")}

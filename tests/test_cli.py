@@ -335,7 +335,7 @@ def test_a_task_file_is_shown_without_its_base(task):
     shown = call("show", path)
     assert shown.exit_code == 0, shown.output
     assert f"needs its base file, which is not counted: SHA-256 {digest}" in shown.stdout
-    assert "a task over a base network, version 2" in shown.stdout
+    assert "a task over a base network, version 3" in shown.stdout
     assert "gzip of the dense file not known without the base" in shown.stdout
     assert json.loads(call("show", path, "--json").stdout)["base"] == digest
 
@@ -367,7 +367,7 @@ def test_unpack_writes_what_other_tools_read_bit_for_bit(done, tmp_path, to):
     out, path = tmp_path / "out.npz", done / "run/model.safetensors"
     assert call("unpack", path, "--to", to, "--out", out).exit_code == 0
     state = compressor.unpack(path)
-    weight, kept = state["fc2.weight"], reader.read(path).tensors["fc2.weight"].kept
+    weight, kept = state["fc2.weight"], reader.parse(path).tensors["fc2.weight"].kept
     if to == "safetensors":
         from safetensors.torch import load_file
 

@@ -70,7 +70,7 @@ def test_what_is_reported_is_counted_in_the_files(walked):
 
 def test_a_tied_run_ships_two_levels_per_layer(walked):
     folder, _ = walked
-    tensors = reader.read(folder / "model.safetensors").tensors.values()
+    tensors = reader.parse(folder / "model.safetensors").tensors.values()
     assert all(one.levels is not None for one in tensors if one.role == "sparse")
 
 

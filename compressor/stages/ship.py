@@ -17,6 +17,7 @@ from compressor.recipe import rounds_of
 from compressor.records import Result, Step
 from compressor.runs import MODEL, ONNX, Run
 from compressor.stages.rounds import accepted, named, weights_file
+from compressor.transforms.steps import SAMPLES, TRANSFORMS, transformed
 from compressor.weights import Mask
 
 
@@ -44,11 +45,12 @@ def pack_step(run: Run) -> Step:
 def pack(run: Run) -> Result:
     """Write the packed file of the round that ships, read it back, and measure what was read."""
     number = accepted(run)
-    sizes, model, mask = _pack(run, number, run.folder / MODEL)
+    sizes, model, mask, transforms = _pack(run, number, run.folder / MODEL)
     return {
         "round": number,
         "rounds": [_row(run, each) for each in _done(run)] if rounds_of(run.recipe.prune) > 1 else [],
         "sizes": asdict(sizes),
+        "transforms": transforms,
         "cut_off": asdict(survey(model, mask, run.batch(2))) if mask else {},
         "kept": mask.kept,
         "total": mask.total,
@@ -57,19 +59,36 @@ def pack(run: Run) -> Result:
     }
 
 
-def _pack(run: Run, number: int, path: Path) -> tuple[Sizes, torch.nn.Module, Mask]:
-    """Pack the network of a round; return its sizes, and network and mask as they are in the file."""
+def _pack(run: Run, number: int, path: Path) -> tuple[Sizes, torch.nn.Module, Mask, list[dict[str, Any]]]:
+    """Pack the network of a round; return its sizes, network and mask as they are in the file, and what was done."""
     model, mask = run.stored(_weights(run, number))
+    sizes, model, transforms = pack_as_asked(run, model, mask, path)
+    return sizes, model, Mask(packed.unpack_mask(path)), transforms
+
+
+def pack_as_asked(
+    run: Run, model: torch.nn.Module, mask: Mask, path: Path
+) -> tuple[Sizes, torch.nn.Module, list[dict[str, Any]]]:
+    """Transform and pack a network as [pack] says; return its sizes, the network as it is in the file, what was done.
+
+    Raises the errors of `compressor.pack` and of the transforms; then there is no file.
+    """
     pack = run.recipe.pack
-    sizes = packed.pack(model, path, mask=mask, format=pack.format, values=pack.values or None)
+    transforms: list[dict[str, Any]] = []
+    values = pack.values or None
+    if pack.fold_dead or pack.order_units:
+        wanted = {name: getattr(pack, name) for name in TRANSFORMS}
+        data = run.batch(SAMPLES)
+        model, mask, transforms = transformed(model, mask, data, wanted, format=pack.format, values=values)
+    sizes = packed.pack(model, path, mask=mask, format=pack.format, values=values)
     packed.load(model, path)
-    return sizes, model, Mask(packed.unpack_mask(path))
+    return sizes, model, transforms
 
 
 def _row(run: Run, number: int) -> dict[str, Any]:
     """Return what a round would have shipped: density, test accuracy and bytes."""
     with tempfile.TemporaryDirectory() as folder:
-        sizes, model, mask = _pack(run, number, Path(folder) / MODEL)
+        sizes, model, mask, _ = _pack(run, number, Path(folder) / MODEL)
     found = {"density": mask.density, "kept": mask.kept, "accuracy": run.accuracy(model)}
     return {"round": number, **found, "packed": sizes.file}
 
