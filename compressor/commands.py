@@ -154,10 +154,15 @@ def pack(
     ] = None,
     from_zeros: Annotated[bool, typer.Option("--mask-from-zeros", help="What is 0 is pruned.")] = False,
     format: Annotated[  # noqa: A002
-        str, typer.Option("--format", help="auto, or one for all: dense, csr, bitmask, asni2.")
+        str, typer.Option("--format", help="auto, or one for all: dense, csr, bitmask, entropy, asni2.")
     ] = "auto",
     values: Annotated[
-        Literal["float16", "bfloat16"] | None, typer.Option("--values", help="Lossy: round the values.")
+        Literal["float16", "bfloat16", "int8"] | None,
+        typer.Option("--values", help="Lossy: round the values."),
+    ] = None,
+    biases: Annotated[
+        Literal["float16", "bfloat16"] | None,
+        typer.Option("--biases", help="Lossy: round what has no mask, biases and norms."),
     ] = None,
     fold_dead: Annotated[
         bool, typer.Option("--fold-dead", help="First drop the weights that do nothing, with proof.")
@@ -174,28 +179,31 @@ def pack(
     """Write the weights in FILE (safetensors, .pt, .pth, .th, packed) as a packed file.
 
     With --base, of tensors whose kept weights are those of BASE only the mask: a task file, read with BASE alone.
-    --fold-dead and --order-units change the network but not its function; they want to know --model and --data.
+    --fold-dead and --order-units change the network but not its function; they want to know --model and --data, with
+    which --values and --biases tell what they do to the outputs.
     """
     if mask is not None and from_zeros:
         raise typer.BadParameter("--mask and --mask-from-zeros say two things; give one of them")
     wanted = {"fold_dead": fold_dead, "order_units": order_units}
-    if any(wanted.values()) and base is not None:
+    if base is not None and (any(wanted.values()) or model or data):
         raise typer.BadParameter("--base wants the base's own weights; transform and pack without it")
-    if (model or data) and not any(wanted.values()):
-        raise typer.BadParameter("--model and --data are for --fold-dead and --order-units")
+    proved = any(wanted.values()) or bool(model or data)
+    if (model or data) and not any((*wanted.values(), values, biases)):
+        raise typer.BadParameter(
+            "--model and --data are for --fold-dead, --order-units, --values and --biases"
+        )
     from compressor import printing
     from compressor.files import check_out
     from compressor.foreign import dense
 
     check_out(out, file, mask, base)
-    if any(wanted.values()):
+    packing = {"format": format, "values": values, "biases": biases}
+    if proved:
         from compressor.single import context
         from compressor.transforms.files import pack_transformed
 
         run = context(file, data_dir, model=model, data=data)
-        sizes, found = pack_transformed(
-            run, file, out, wanted, mask=mask, from_zeros=from_zeros, format=format, values=values
-        )
+        sizes, found = pack_transformed(run, file, out, wanted, packing, mask=mask, from_zeros=from_zeros)
         printing.sizes(out, sizes, as_json, transforms=found)
         if not as_json:
             after("compressor", "show", str(out))
@@ -204,7 +212,7 @@ def pack(
         pack_file = dense.pack_plain
     else:
         from compressor.single import pack_file
-    sizes = pack_file(file, out, mask=mask, from_zeros=from_zeros, format=format, values=values, base=base)
+    sizes = pack_file(file, out, packing, mask=mask, from_zeros=from_zeros, base=base)
     printing.sizes(out, sizes, as_json)
     if as_json:
         return

@@ -113,6 +113,8 @@ def transforms(found: Sequence[Mapping[str, Any]]) -> list[str]:
         told = [f"{units[what]:,} units {what}" for what in ("folded", "removed", "moved") if units[what]]
         if before != after:
             told.insert(0, f"{before - after:,} of {before:,} kept weights dropped")
+        if one["transform"] == "round":
+            told.append("values rounded")
         agreed = "" if proof["agreement"] is None else f", {100 * proof['agreement']:.6g} % decide the same"
         changed = f"change by at most {proof['change']:.2g} ({proof['relative']:.2g} of the largest){agreed}"
         lines.append(

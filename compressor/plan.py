@@ -85,7 +85,8 @@ def _sizes(run: Run, model: nn.Module, mask: Mask) -> dict[str, Any]:
     pack = run.recipe.pack
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
-        sizes = packed.pack(model, path, mask=mask, format=pack.format, values=pack.values or None)
+        values, biases = pack.values or None, pack.biases or None
+        sizes = packed.pack(model, path, mask=mask, format=pack.format, values=values, biases=biases)
         found = {key: value for key, value in asdict(sizes).items() if key not in {"tensors", "file"}}
         found["packed"] = sizes.file
         if run.recipe.export.enabled:

@@ -102,13 +102,15 @@ class Tune:
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """The pack stage. values: empty (lossless), float16 or bfloat16.
+    """The pack stage. values: empty (lossless), float16, bfloat16 or int8 (masked weights, a scale per output channel).
 
-    fold_dead, order_units: transform the network before it is packed (compressor.transforms).
+    biases: float16 or bfloat16 for all that has no mask. fold_dead, order_units: transform the network before it is
+    packed (compressor.transforms).
     """
 
     format: str = "auto"
     values: str = ""
+    biases: str = ""
     fold_dead: bool = False
     order_units: bool = False
 

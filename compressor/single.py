@@ -6,7 +6,7 @@ The network and the data are those of the recipe beside the file, unless they ar
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import nn
@@ -143,16 +143,15 @@ def tune_file(run: Run, start: Path, out: Path) -> tuple[Sizes, float]:
 def pack_file(
     path: Path,
     out: Path,
+    packing: Mapping[str, Any],
     *,
     mask: Path | None = None,
     from_zeros: bool = False,
-    format: str,  # noqa: A002
-    values: str | None,
     base: Path | None = None,
 ) -> Sizes:
     """Pack the state dict of a safetensors file, a checkpoint or a packed file (whose own mask counts)."""
     state, chosen = masked_state(path, mask, from_zeros=from_zeros)
-    return packed.pack(state, out, mask=chosen, format=format, values=values, base=base)
+    return packed.pack(state, out, mask=chosen, base=base, **packing)
 
 
 def masked_state(

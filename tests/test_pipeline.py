@@ -47,8 +47,8 @@ def test_the_report_has_the_stable_keys(walked):
     folder, report = walked
     assert json.loads((folder / "report.json").read_text())["accuracy"] == report["accuracy"]
     assert list(report) == ["version", "recipe", "environment", "density", "cut_off", "accuracy",
-                            "accuracy_samples", "accuracy_epochs", "validation", "rounds", "epochs", "bytes",
-                            "layers", "verification"]  # fmt: skip
+                            "accuracy_samples", "accuracy_epochs", "validation", "rounds", "epochs", "transforms",
+                            "bytes", "layers", "verification"]  # fmt: skip
     assert report["rounds"] == []
     assert report["validation"] == {}
     assert set(report["accuracy"]) == {"dense", "asni1", "final"}

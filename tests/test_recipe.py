@@ -79,7 +79,7 @@ def test_the_names_of_the_settings_are_these():
     assert list(table["prune"]) == [*prune, *train]
     tune = ["enabled", "start", "tied", "mask", "rewind_to", "replay_from"]
     assert list(table["tune"]) == [*tune, *train]
-    assert list(table["pack"]) == ["format", "values", "fold_dead", "order_units"]
+    assert list(table["pack"]) == ["format", "values", "biases", "fold_dead", "order_units"]
     assert list(table["export"]) == ["enabled", "encoding"]
     assert list(table["verify"]) == ["enabled", "samples", "runtimes"]
 

@@ -210,6 +210,42 @@ def test_groups_transposed_and_shared_weights_are_left_alone():
     }
 
 
+class Drifting(nn.BatchNorm1d):
+    """Statistics of the batch, in eval mode too, though it has some of its own."""
+
+    def forward(self, x):
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, training=True)
+
+
+def test_statistics_that_are_of_the_batch_or_shared_tie_the_units():
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(5, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+            self.first, self.second = nn.BatchNorm1d(6), nn.BatchNorm1d(6)
+            self.second.running_mean = self.first.running_mean.view(-1)
+
+        def forward(self, x):
+            return self.c(self.second(self.b(self.first(self.a(x)))))
+
+    why = "a batch norm behind it is not fixed, or used elsewhere too"
+    free, left = done_to(lambda: Net(Drifting(6)), noise(7, 5))
+    assert free == ["second.weight"]
+    assert left["first.weight"] == why
+    free, left = done_to(Shared, noise(7, 5))
+    assert free == []
+    assert (left["a.weight"], left["b.weight"]) == (why, why)
+
+
+def test_a_layer_that_reads_across_the_units_ties_them():
+    def build():
+        return nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Conv1d(6, 4, 1), nn.Flatten(), nn.Linear(24, 2))
+
+    free, left = done_to(build, noise(3, 6, 5))
+    assert free == ["2.weight"]
+    assert left["0.weight"] == "it feeds 2.weight, which does not read unit by unit"
+
+
 def test_one_layer_may_feed_several_if_all_are_understood():
     class Fork(nn.Module):
         def __init__(self):
@@ -232,26 +268,6 @@ class Pick(nn.Module):
         return both[0] + both[1].sum()
 
 
-def test_a_unit_that_one_of_its_readers_cannot_take_stays_for_all():
-    class Fork(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.stem, self.left = nn.Linear(2, 2), nn.Linear(2, 1)
-            self.right = nn.Linear(2, 1, bias=False)
-
-        def forward(self, x):
-            h = self.stem(x).sigmoid()
-            return self.left(h) + self.right(h)
-
-    model, _ = masked(seeded(Fork), density=2, empty=0)
-    mask = {f"{name}.weight": torch.ones(1, 2) > 0 for name in ("left", "right")}
-    mask["stem.weight"] = torch.tensor([[True, True], [False, False]])
-    model.stem.weight.data[1] = 0
-    done = fold_dead(model, mask, noise(3, 2))
-    assert not done.layers
-    assert done.left["stem.weight"].startswith("1 of its units, though constant: right.weight has neither")
-
-
 def test_the_inside_of_an_encoder_s_feed_forward_is_a_chain_and_attention_is_not():
     free, left = done_to(lambda: nn.TransformerEncoderLayer(8, 2, 12, batch_first=True), noise(3, 4, 8))
     assert free == ["linear1.weight"]
@@ -259,9 +275,8 @@ def test_the_inside_of_an_encoder_s_feed_forward_is_a_chain_and_attention_is_not
 
 
 def test_weights_outside_the_mask_are_neither_sorted_by_nor_pruned():
-    model, mask = masked(seeded(lambda: Net(nn.ReLU())))
+    (model, mask), x = masked(seeded(lambda: Net(nn.ReLU()))), noise(6, 5)
     some = {name: mask[name] for name in ("first.weight", "third.weight")}
-    x = noise(6, 5)
     folded = fold_dead(model, some, x)
     assert not folded.layers
     assert folded.left["first.weight"] == "it feeds second.weight, which is not in the mask"

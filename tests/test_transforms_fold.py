@@ -181,6 +181,48 @@ def test_a_constant_that_nothing_can_take_stays():
     assert "neither a bias of its own nor a batch norm" in done.left["0.weight"]
 
 
+def test_a_unit_that_one_of_its_readers_cannot_take_stays_for_all():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.left = nn.Linear(2, 2), nn.Linear(2, 1)
+            self.right = nn.Linear(2, 1, bias=False)
+
+        def forward(self, x):
+            h = self.stem(x).sigmoid()
+            return self.left(h) + self.right(h)
+
+    model, _ = masked(seeded(Two), density=2, empty=0)
+    mask = {f"{name}.weight": torch.ones(1, 2) > 0 for name in ("left", "right")}
+    mask["stem.weight"] = torch.tensor([[True, True], [False, False]])
+    model.stem.weight.data[1] = 0
+    done = fold_dead(model, mask, noise(3, 2))
+    assert not done.layers
+    assert done.left["stem.weight"].startswith("1 of its units, though constant: right.weight has neither")
+
+
+def test_a_bias_that_the_mask_covers_takes_nothing():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Sigmoid(), nn.Linear(2, 1))
+    mask = {"0.weight": torch.tensor([[True, True], [False, False]]), "2.weight": torch.ones(1, 2) > 0}
+    mask["2.bias"] = torch.zeros(1) > 0
+    Mask(mask).apply_(model)
+    done = fold_dead(model, mask, noise(3, 2))
+    assert not done.layers
+    assert "neither a bias of its own" in done.left["0.weight"]
+
+
+def test_a_norm_without_eps_keeps_the_variance_of_a_channel_that_goes():
+    model = seeded(
+        lambda: nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2, eps=0), nn.ReLU(), nn.Linear(2, 1))
+    )
+    mask = {"0.weight": torch.ones(2, 2) > 0, "3.weight": torch.tensor([[True, False]])}
+    Mask(mask).apply_(model)
+    done = fold_dead(model, mask, noise(3, 2))
+    assert done.layers == (Layer("0.weight", removed=1, dropped=2),)
+    assert torch.equal(done.model[1].running_var, model[1].running_var)
+    assert not fold_dead(done.model, done.mask, noise(3, 2)).layers
+
+
 def test_a_wholly_dead_layer_leaves_a_constant_network(tmp_path):
     model, mask = masked(seeded(lenet), density=0.5, empty=0)
     dead = {name: mask[name] for name in mask}

@@ -102,7 +102,7 @@ def test_pack_takes_network_and_data_by_name_and_asks_for_them(done, tmp_path):
     call(*start, *named, "--fold-dead")
     assert compressor.sizes(out).file == told(done / "with")["transforms"][0]["bytes"][1]
     assert "say --model NAME and --data NAME" in call(*start, "--fold-dead", code=3)
-    assert "are for --fold-dead and --order-units" in call(*start, *named, code=2)
+    assert "are for --fold-dead, --order-units, --values and --biases" in call(*start, *named, code=2)
     assert "--base wants" in call(*start, *named, "--order-units", "--base", source, code=2)
     torch.save({name: tensor.half() for name, tensor in state.items()}, source)
     assert "is torch.float16, in lenet-300-100 torch.float32" in call(*start, *named, "--fold-dead", code=3)

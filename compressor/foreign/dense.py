@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -32,17 +32,17 @@ def is_plain(path: Path) -> bool:
 def pack_plain(
     path: Path,
     out: Path,
+    packing: Mapping[str, Any],
     *,
     mask: Path | None = None,
     from_zeros: bool = False,
-    format: str,  # noqa: A002
-    values: str | None,
     base: Path | None = None,
 ) -> Sizes:
     """Pack a safetensors file, an index.json or a folder; prefixes that all names share are dropped.
 
     mask: a safetensors file of BOOL tensors; from_zeros: every floating tensor of two or more dimensions is masked,
-    and what is 0 in it pruned (as `compressor.find_mask` does). Other options and errors: as for `compressor.pack`, and
+    and what is 0 in it pruned (as `compressor.find_mask` does). packing: options of `compressor.pack`, whose
+    errors are raised, and
     InputError (cannot be read) or FormatError (damaged) for either file.
     """
     found = plain.tensors(path)
@@ -57,7 +57,7 @@ def pack_plain(
         raise InputError(
             f"{path}: which weights are pruned? give --mask FILE, or --mask-from-zeros if its zeros are"
         )
-    return write(out, list(tensors.values()), format=format, values=values, base=base)
+    return write(out, list(tensors.values()), base=base, **packing)
 
 
 def named(tensors: Mapping[str, Plain]) -> dict[str, Given]:

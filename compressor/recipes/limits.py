@@ -26,7 +26,8 @@ CHOICES = {
     "prune.weights": ("auto", "given", "start", "dense"),
     "start": ("trained", "init", "rewind", "levels"),
     "tune.mask": ("move", "fixed"),
-    "values": ("", "float16", "bfloat16"),
+    "values": ("", "float16", "bfloat16", "int8"),
+    "biases": ("", "float16", "bfloat16"),
     "encoding": ("compact", "dense"),
 }
 

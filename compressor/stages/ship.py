@@ -17,7 +17,7 @@ from compressor.recipe import rounds_of
 from compressor.records import Result, Step
 from compressor.runs import MODEL, ONNX, Run
 from compressor.stages.rounds import accepted, named, weights_file
-from compressor.transforms.steps import SAMPLES, TRANSFORMS, transformed
+from compressor.transforms.steps import SAMPLES, TRANSFORMS, packed_as_asked
 from compressor.weights import Mask
 
 
@@ -74,15 +74,9 @@ def pack_as_asked(
     Raises the errors of `compressor.pack` and of the transforms; then there is no file.
     """
     pack = run.recipe.pack
-    transforms: list[dict[str, Any]] = []
-    values = pack.values or None
-    if pack.fold_dead or pack.order_units:
-        wanted = {name: getattr(pack, name) for name in TRANSFORMS}
-        data = run.batch(SAMPLES)
-        model, mask, transforms = transformed(model, mask, data, wanted, format=pack.format, values=values)
-    sizes = packed.pack(model, path, mask=mask, format=pack.format, values=values)
-    packed.load(model, path)
-    return sizes, model, transforms
+    wanted = {name: getattr(pack, name) for name in TRANSFORMS}
+    packing = {"format": pack.format, "values": pack.values or None, "biases": pack.biases or None}
+    return packed_as_asked(model, mask, path, run.batch(SAMPLES), wanted, packing)
 
 
 def _row(run: Run, number: int) -> dict[str, Any]:

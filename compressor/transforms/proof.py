@@ -12,7 +12,7 @@ the same data and told.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Final
 
 import torch
@@ -29,19 +29,25 @@ _DRAWN_AT: Final = 2.0**-40
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
-    """samples: of the data. error: the largest change of an output in float64; ratio: in sigma, at most MARGIN.
+class Change:
+    """What became of the outputs on `samples` samples, in the network's own dtype.
 
-    change: the largest change of an output in the network's own dtype; relative: in units of the largest output of
-    the same sample; agreement: the share of samples with the same largest logit, None where there are no logits.
+    change: the largest of an output; relative: in units of the largest output of the same sample; agreement: the share
+    of samples with the same largest logit, None where there are no logits.
     """
 
     samples: int
-    error: float
-    ratio: float
     change: float
     relative: float
     agreement: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Proof(Change):
+    """error: the largest change of an output in float64; ratio: in sigma, at most MARGIN."""
+
+    error: float
+    ratio: float
 
 
 def prove(before: nn.Module, exact: nn.Module, after: nn.Module, batches: Sequence[Inputs]) -> Proof:
@@ -52,12 +58,10 @@ def prove(before: nn.Module, exact: nn.Module, after: nn.Module, batches: Sequen
     are not finite.
     """
     reference, transformed = Reference(before), Reference(exact)
-    ours, theirs = copied(before).cpu(), copied(after).cpu()
-    found = Proof(0, 0.0, 0.0, 0.0, 0.0, None)
-    agreed = judged = 0
+    ours = copied(before).cpu()
+    largest = furthest = 0.0
     for inputs in _chunks(batches):
         old = _run(before, inputs, lambda x: outputs_of(ours(*x)))
-        new = _run(before, inputs, lambda x: outputs_of(theirs(*x)))
         clean, got = _run(before, inputs, reference.run), _run(before, inputs, transformed.run)
         if not all(bool(torch.isfinite(output).all()) for output in (*clean, *old)):
             raise InputError(f"{type(before).__name__}: its outputs on the data are not finite")
@@ -67,15 +71,25 @@ def prove(before: nn.Module, exact: nn.Module, after: nn.Module, batches: Sequen
                 f"{type(before).__name__}: in float64 the transform changes an output by {error:.3g}, {ratio:.3g} "
                 f"sigma of float64's rounding where {MARGIN:g} are allowed; nothing was changed"
             )
+        largest, furthest = max(largest, error), max(furthest, ratio)
+    found = change_of(before, after, batches)
+    return Proof(**asdict(found), error=largest, ratio=furthest)
+
+
+def change_of(before: nn.Module, after: nn.Module, batches: Sequence[Inputs]) -> Change:
+    """Return what becomes of the outputs when one network takes the place of the other.
+
+    Raises InputError if the network does not run on the data.
+    """
+    ours, theirs = copied(before).cpu(), copied(after).cpu()
+    found = Change(0, 0.0, 0.0, None)
+    agreed = judged = 0
+    for inputs in _chunks(batches):
+        old = _run(before, inputs, lambda x: outputs_of(ours(*x)))
+        new = _run(before, inputs, lambda x: outputs_of(theirs(*x)))
         change, relative = _changes(old, new, _count(inputs))
-        found = Proof(
-            found.samples + _count(inputs),
-            max(found.error, error),
-            max(found.ratio, ratio),
-            max(found.change, change),
-            max(found.relative, relative),
-            None,
-        )
+        samples = found.samples + _count(inputs)
+        found = Change(samples, max(found.change, change), max(found.relative, relative), None)
         if old and old[0].dim() == 2 and old[0].shape[1] > 1:
             agreed += int((old[0].argmax(1) == new[0].argmax(1)).sum())
             judged += len(old[0])

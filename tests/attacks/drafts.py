@@ -9,7 +9,6 @@ from forge import (
     BASE,
     BF16,
     BITMASK,
-    DENSE,
     DTYPE,
     F16,
     GAPS,
@@ -124,7 +123,9 @@ def place(own: Fields, mask: np.ndarray, signs: np.ndarray, fan: np.ndarray | No
     return bits(flat) if own["positions"] == BITMASK else b""
 
 
-def what(own: Fields, mask: np.ndarray, signs: np.ndarray, dtype: str, coded: int) -> tuple[np.ndarray, bytes]:
+def what(
+    own: Fields, mask: np.ndarray, signs: np.ndarray, dtype: str, coded: int
+) -> tuple[np.ndarray, bytes]:
     """What is decoded, and the values of a section; their fields are added to the others."""
     count, item = int(mask.sum()), np.dtype(NUMPY[dtype]).itemsize
     if own["values"] == LEVELS:
@@ -157,5 +158,3 @@ def eighths(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, bytes]:
         scales += [0.5 / (row + 1)] if count else []
         decoded += [np.float32(0.5 / (row + 1)) * np.float32(code) for code in own]
     return np.array(decoded, "<f4"), np.array(codes, "i1"), np.array(scales, "<f4").tobytes()
-
-

@@ -5,7 +5,22 @@ import struct
 
 import numpy as np
 from drafts import Draft, tensor
-from forge import ALL, BASE, BF16, BITMASK, DENSE, F16, GAPS, INT8, LEVELS, MIXED, RICE, STATIC, file, old_entry
+from forge import (
+    ALL,
+    BASE,
+    BF16,
+    BITMASK,
+    DENSE,
+    F16,
+    GAPS,
+    INT8,
+    LEVELS,
+    MIXED,
+    RICE,
+    STATIC,
+    file,
+    old_entry,
+)
 from sections import bits, gaps
 
 ERROR = struct.pack("<f", 0.5)
@@ -54,7 +69,9 @@ def several() -> dict[str, Draft]:
     shared = tensor(b"b", (2, 0, 3), ALL, role=DENSE, shared=1)
     long = tensor(b"x" * 40 + b"\x03", (1,) * 9, ALL, role=DENSE, dtype="BOOL")
     return {
-        "dense": Draft([tensor(b"fc\x02", (3,), ALL, role=DENSE), tensor(b"n", (2,), ALL, role=DENSE, dtype="C64")]),
+        "dense": Draft(
+            [tensor(b"fc\x02", (3,), ALL, role=DENSE), tensor(b"n", (2,), ALL, role=DENSE, dtype="C64")]
+        ),
         "alias": Draft([*tied]),
         "names and shapes": Draft([scalar, shared, long]),
         "start": Draft([tensor(b"w\x01", LINE, BITMASK, LEVELS)], flags=1),
@@ -94,7 +111,9 @@ def old() -> dict[str, tuple[bytes, bytes]]:
     digits, escapes = gaps(mask, 1)
     entries = [
         old_entry(b"w", kept=2, shape=(2, 3), decoded=decoded),
-        old_entry(b"wx", shared=0, positions=GAPS, shape=(6,), kept=2, gaps=bytes([1, escapes]), decoded=decoded),
+        old_entry(
+            b"wx", shared=0, positions=GAPS, shape=(6,), kept=2, gaps=bytes([1, escapes]), decoded=decoded
+        ),
     ]
     values = struct.pack("<2f", 1.5, -2)
     base = file(entries[0], sections=bits(mask) + values, version=1)

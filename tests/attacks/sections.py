@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 
-from compressor.packed import coder
+from compressor.packed import coder, reader
 from compressor.packed.reader import Layer
 
 LAYER = Layer("static", 1, 1, 1, 0, (1, 1), None, False, False)
@@ -22,7 +23,7 @@ def number_bits(values: Iterable[int], width: int) -> list[int]:
 def distances(mask: Sequence[int]) -> list[int]:
     """How many others stand directly before each stored element."""
     places = [-1, *(place for place, bit in enumerate(mask) if bit)]
-    return [here - before - 1 for before, here in zip(places, places[1:], strict=False)]
+    return [here - before - 1 for before, here in pairwise(places)]
 
 
 def gaps(mask: Sequence[int], width: int) -> tuple[bytes, int]:
@@ -58,3 +59,19 @@ def planes(values: bytes, item: int, coded: int) -> tuple[bytes, bytes]:
     each = np.frombuffer(values, np.uint8).reshape(-1, item)
     top = np.ascontiguousarray(each[:, ::-1].T[:coded])
     return coder.encode_planes(top)[-1], each[:, : item - coded].tobytes()
+
+
+def other_endings(grid: Iterable[Iterable[int]], signs: Sequence[int] | None = None, **known: object) -> list[bytes]:
+    """Streams that a careless decoder takes for the same mask: each ends elsewhere in what is left of the interval."""
+    mask = np.array(list(grid), bool)
+    encoder = coder.Encoder()
+    own = layer(mask, signs is not None, **known)
+    reader.code_mask(encoder, own, mask.reshape(-1).tolist(), list(signs or []))
+    only = encoder.finish()
+    found = [only + b"\x00", only + bytes(8), only + b"\x00\x00\x00\x00\x01", only + b"\xff" * 8]
+    for size in range(5):
+        step = 1 << 32 - 8 * size
+        first, last = -(-encoder.low // step), encoder.high // step
+        ends = [value.to_bytes(size, "big") for value in {first, first + 1, last} if first <= value <= last]
+        found += [bytes(encoder.emitted) + end for end in ends]
+    return [each for each in dict.fromkeys(found) if each != only]

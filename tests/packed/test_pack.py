@@ -164,6 +164,22 @@ def test_rounding_keeps_the_mask_where_small_values_become_zero(path):
     assert torch.equal(unpack_mask(path)["w"], mask)
 
 
+NANS = {torch.float32: [0x7F802001, -0x3E001, 0x7FD23456], torch.float64: [0x7FF0040000000001, -(2**51) + 7]}
+QUIET = {
+    ("float16", torch.float32): [0x7FC02000, -0x40000, 0x7FD22000],
+    ("bfloat16", torch.float32): [0x7FC00000, -0x40000, 0x7FD20000],
+    ("float16", torch.float64): [0x7FF8040000000000, -(2**51)],
+    ("bfloat16", torch.float64): [0x7FF8000000000000, -(2**51)],
+}
+
+
+@pytest.mark.parametrize(("values", "dtype"), QUIET)
+def test_a_nan_is_rounded_to_a_quiet_one_with_its_sign_and_highest_bits(path, values, dtype):
+    whole = torch.int32 if dtype is torch.float32 else torch.int64
+    pack({"w": torch.tensor(NANS[dtype], dtype=whole).view(dtype)}, path, values=values)
+    assert unpack(path)["w"].view(whole).tolist() == QUIET[values, dtype]
+
+
 def test_rounding_refuses_to_make_infinity(path):
     refused(path, 'tensor "w": F16 cannot hold 100000', {"w": torch.tensor([1e5, 1.0])}, values="float16")
 

@@ -18,7 +18,7 @@ def path(tmp_path_factory):
 
 
 @settings(max_examples=150)
-@given(pair=masked(), form=st.sampled_from(["auto", "csr", "bitmask", "dense"]))
+@given(pair=masked(), form=st.sampled_from(["auto", "entropy", "csr", "bitmask", "dense"]))
 def test_every_bit_and_the_mask_survive(path, pair, form):
     tensor, mask = pair
     state = {"a": torch.ones(3), "w": tensor, "z": torch.tensor(7)}
@@ -64,7 +64,7 @@ def test_every_dtype_survives_without_a_mask(path, dtype, shape, seed):
     assert unpack_mask(path) == {}
 
 
-@pytest.mark.parametrize("form", ["auto", "csr", "bitmask"])
+@pytest.mark.parametrize("form", ["auto", "entropy", "csr", "bitmask"])
 def test_kept_zeros_of_both_signs_and_nan_payloads_survive(path, form):
     bits = torch.tensor([0, -(2**31), 0x7FC12345, 0x7F800001, 0, 5, 0, 0], dtype=torch.int32)
     mask = torch.tensor([1, 1, 1, 1, 0, 1, 0, 0], dtype=torch.bool)

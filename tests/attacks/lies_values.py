@@ -1,0 +1,147 @@
+"""Lies about what the stored weights are: truth values, two levels, int8, planes."""
+
+import struct
+
+from forge import DTYPE, F16, INT8, LEVELS, STATIC, entry, file
+from lies import ONE, Lies, W, dense
+from sections import bits, planes, stream
+
+NAN, INF = float("nan"), float("inf")
+
+
+def levels(low: float, high: float, *, signs: bytes = b"\x01", kept: int = 1, dtype: str = "F32") -> bytes:
+    section = bytes([(1 << kept) - 1])
+    header = entry(values=LEVELS, kept=kept, dtype=DTYPE[dtype], decoded=W)
+    return file(header, sections=section + struct.pack("<ff", low, high) + signs)
+
+
+def streamed(low: float, high: float, signs: list[int]) -> bytes:
+    """The signs in the stream of a mask."""
+    mask = [1] * len(signs) + [0] * (8 - len(signs))
+    coded = stream([mask], signs)
+    own = entry(positions=STATIC, values=LEVELS, shape=(8,), kept=len(signs), coded=len(coded), decoded=W)
+    return file(own, sections=coded + struct.pack("<ff", low, high))
+
+
+def int8(scales: list[float], codes: list[int], mask: list[int], **more: object) -> bytes:
+    """A matrix of rows of four."""
+    own = {"shape": (len(mask) // 4, 4), "kept": sum(mask), "scales": len(scales), "decoded": W}
+    section = bits(mask) + struct.pack(f"<{len(scales)}f", *scales) + struct.pack(f"<{len(codes)}b", *codes)
+    return file(entry(values=INT8, **own | more), sections=section, flags=2, error=bytes(4))  # type: ignore[arg-type]
+
+
+def planed(coded: int, top: bytes, low: bytes, *, kept: int = 1, **more: object) -> bytes:
+    """`coded` planes, whatever their stream holds."""
+    own = {"kept": kept, "planes": coded, "stream": len(top), "decoded": W} | more
+    return file(entry(**own), sections=bits([1] * kept + [0] * (4 - kept)) + top + low)  # type: ignore[arg-type]
+
+
+TOP, LOW = planes(ONE, 4, 2)
+ROW, ROWS = [1, 1, 0, 0], [1, 1, 0, 0, 1, 0, 0, 0]
+VALUES: Lies = {
+    "holds a truth value that is neither 0 nor 1": {
+        "truth value of 2": file(dense(b"w", b"\x02", dtype=DTYPE["BOOL"], shape=(1,)), sections=b"\x02"),
+        "kept truth value of 255": file(
+            entry(dtype=DTYPE["BOOL"], decoded=b"\xff" + bytes(3)), sections=b"\x01\xff"
+        ),
+    },
+    "has a level that is not finite": {
+        "level NaN": levels(NAN, 1.0),
+        "high level NaN": levels(-1.0, NAN),
+        "level infinite": levels(0.0, INF),
+        "level infinite beside a stream": streamed(-INF, 1.0, [1, 0]),
+    },
+    "has a level of -0.0": {
+        "level -0.0": levels(-0.0, 1.0),
+        "level -0.0 in use": levels(-0.0, 1.0, kept=2, signs=b"\x02"),
+        "high level -0.0": levels(-1.0, -0.0, signs=b"\x00"),
+    },
+    "has levels that are not in the order low, high": {
+        "levels in the wrong order": levels(1.0, 0.0, signs=b"\x00"),
+        "levels that are equal": levels(1.0, 1.0),
+        "levels that are both zero": levels(-0.0, 0.0),
+        "levels in the wrong order beside a stream": streamed(1.0, -1.0, [1, 0]),
+    },
+    "has a level that no weight takes": {
+        "low level that no weight takes": levels(-1.0, 1.0),
+        "high level that no weight takes": levels(-1.0, 1.0, signs=b"\x00"),
+        "high level that no weight takes beside a stream": streamed(-1.0, 1.0, [0, 0]),
+        "levels of an empty tensor": levels(0.0, 1.0, kept=0, signs=b""),
+        "levels of NaN of an empty tensor": levels(-1.0, 0.0, kept=0, signs=b""),
+    },
+    "has a level that F16 cannot hold": {
+        "level that float16 cannot hold": levels(0.0, 1.0001, dtype="F16"),
+        "level beyond float16": levels(0.0, 1e30, dtype="F16"),
+        "level below float16": levels(0.0, 1e-30, dtype="F16"),
+    },
+    "has a level that BF16 cannot hold": {
+        "level that bfloat16 cannot hold": levels(0.0, 1.0001, dtype="BF16"),
+    },
+    "has not one scale for each row that has weights": {
+        "a scale too few": int8([1.0], [127, 1, 127], ROWS),
+        "a scale too many": int8([1.0, 1.0], [127, 1], ROW),
+        "a scale of no weights": int8([1.0], [], [0] * 4),
+        "scales of rows that store nothing": int8([1.0, 0.0], [127], [1] + [0] * 7),
+        "a scale for each row of a vector": int8([1.0] * 2, [127, 127], ROW, shape=(4,)),
+    },
+    "has a scale that is not finite, or negative": {
+        "scale NaN": int8([NAN], [127, 1], ROW),
+        "scale infinite": int8([INF], [127, 1], ROW),
+        "scale below 0": int8([-1.0], [127, 1], ROW),
+        "scale of -0.0": int8([-0.0], [0, 0], ROW),
+        "second scale NaN": int8([1.0, NAN], [127, 1, 127], ROWS),
+    },
+    "has a row whose largest code is not 127": {
+        "largest code 126": int8([1.0], [126, 1], ROW),
+        "code of -128": int8([1.0], [-128, 127], ROW),
+        "codes that are all 0": int8([1.0], [0, 0], ROW),
+        "code without a scale": int8([0.0], [127, 0], ROW),
+        "largest code 126 in the second row": int8([1.0, 1.0], [127, 1, 126], ROWS),
+    },
+    "has a scale whose products are not finite": {
+        "scale of 3e38": int8([3e38], [127, 1], ROW),
+    },
+    "has a stream of no planes": {
+        "stream of no planes": planed(0, TOP, ONE),
+        "stream of no planes and no bytes that is there": planed(0, b"\x01", ONE),
+    },
+    "has planes of no values": {
+        "planes of no values": planed(1, b"", b"", kept=0),
+        "planes of no elements": file(dense(b"w", b"", shape=(0,), planes=1)),
+    },
+    "has 5 planes of values of 4 bytes": {"five planes of float32": planed(5, TOP, b"")},
+    "has 3 planes of values of 2 bytes": {
+        "three planes of float16": file(
+            dense(values=F16, planes=3, stream=1), sections=b"\x01", flags=2, error=bytes(4)
+        ),
+    },
+    "has 2 planes of values of 1 bytes": {
+        "two planes of int8": int8([1.0], [127, 1], ROW, planes=2),
+        "two planes of bytes": file(dense(dtype=DTYPE["U8"], planes=2, stream=1), sections=b"\x01"),
+    },
+    "claims more values than its stream may hold": {
+        "2^18 + 1 bytes of planes in no bytes": file(
+            dense(dtype=DTYPE["U8"], shape=((1 << 18) + 1,), planes=1)
+        ),
+        "two planes of 2^17 + 1 values in no bytes": file(
+            dense(dtype=DTYPE["F16"], shape=((1 << 17) + 1,), planes=2)
+        ),
+        "2^21 values in 40 bytes": file(
+            dense(dtype=DTYPE["U8"], shape=(1 << 21,), planes=1, stream=40), sections=b"\x55" * 40
+        ),
+    },
+    "has a stream that ends in a zero byte": {"planes that end in a zero byte": planed(2, TOP + b"\x00", LOW)},
+    "has a stream with unread bytes at its end": {
+        "planes with an unread byte": planed(2, TOP + b"\x00\x00\x00\x01", LOW),
+        "planes with a kilobyte unread": planed(2, TOP + b"\x55" * 1000, LOW),
+    },
+    "has a stream that ends in another way than the shortest": {
+        "planes that end early": planed(2, TOP[:-1], LOW),
+        "planes that end in another way": planed(2, TOP[:-1] + bytes([TOP[-1] + 1]), LOW),
+    },
+    "is damaged (its CRC-32 does not match)": {
+        "planes of other values": planed(2, *planes(ONE[::-1], 4, 2)),
+        "int8 of other values": int8([1.0], [127, 1], ROW),
+        "levels of other values": levels(0.0, 2.0),
+    },
+}
