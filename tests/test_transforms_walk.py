@@ -114,3 +114,22 @@ def test_tune_transforms_as_its_recipe_says(done, tmp_path):
     recipe = done / "with" / "recipe.toml"
     call("tune", "--start-file", start, "--recipe", recipe, "--out", out)
     assert out.read_bytes() == (done / "with" / "model.safetensors").read_bytes()
+
+
+def test_what_rounding_does_to_the_outputs_is_told_where_there_is_a_network(done, tmp_path):
+    source = done / "without" / "model.safetensors"
+    out = tmp_path / "small.safetensors"
+    rounded = ("pack", source, "--biases", "float16", "--out", out)
+    assert "largest error of the rounding" in call(*rounded)
+    found = json.loads(
+        call(*rounded, "--model", "lenet-300-100", "--data", f"npz:{done / 'data.npz'}", "--json")
+    )
+    (told_,) = found["transforms"]
+    assert told_["transform"] == "round"
+    assert told_["bytes"] == [source.stat().st_size, out.stat().st_size]
+    assert told_["bytes"][1] < told_["bytes"][0]
+    assert 0 < told_["proof"]["change"] < 0.1
+    assert told_["proof"]["samples"] == 256
+    (line,) = figures.transforms(found["transforms"])
+    assert line.startswith("round: values rounded; ")
+    assert "of 256 samples change by at most" in line
