@@ -79,7 +79,7 @@ def prove(before: nn.Module, exact: nn.Module, after: nn.Module, batches: Sequen
 def change_of(before: nn.Module, after: nn.Module, batches: Sequence[Inputs]) -> Change:
     """Return what becomes of the outputs when one network takes the place of the other.
 
-    Raises InputError if the network does not run on the data.
+    Raises InputError if the network does not run on the data, VerificationError for outputs that are not finite.
     """
     ours, theirs = copied(before).cpu(), copied(after).cpu()
     found = Change(0, 0.0, 0.0, None)
@@ -87,6 +87,10 @@ def change_of(before: nn.Module, after: nn.Module, batches: Sequence[Inputs]) ->
     for inputs in _chunks(batches):
         old = _run(before, inputs, lambda x: outputs_of(ours(*x)))
         new = _run(before, inputs, lambda x: outputs_of(theirs(*x)))
+        if not all(bool(torch.isfinite(output).all()) for output in new):
+            raise VerificationError(
+                f"{type(before).__name__}: its outputs are not finite any more; keep its own values"
+            )
         change, relative = _changes(old, new, _count(inputs))
         samples = found.samples + _count(inputs)
         found = Change(samples, max(found.change, change), max(found.relative, relative), None)
