@@ -1,6 +1,6 @@
 """The walk over a mask and its models, slow and obvious, from docs/formats.md alone."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from plain_coder import Counter, Decoder, Mixer, Refinement, clip, halves, squash, stretch, thirds
 
@@ -56,14 +56,9 @@ class Shape:
         return factor, thirds(16 * ((s * m * 4096) // total + 1))
 
 
-@dataclass
 class Static:
-    shape: Shape
-    ones: int = 0
-    places: int = 0
-
-    def __post_init__(self) -> None:
-        self.ones, self.places = self.shape.kept, self.shape.rows * self.shape.columns
+    def __init__(self, shape: Shape) -> None:
+        self.ones, self.places = shape.kept, shape.rows * shape.columns
 
     def row(self, rows: list[list[int]]) -> None:
         pass
@@ -82,13 +77,10 @@ class Static:
         pass
 
 
-@dataclass
 class Mixed:
-    shape: Shape
-    estimates: list[int] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        line, start = self.shape.kind == "line", 64 * self.shape.d
+    def __init__(self, shape: Shape) -> None:
+        self.shape = shape
+        line, start = shape.kind == "line", 64 * shape.d
         self.windows = [self.shape.window(c) for c in range(self.shape.columns)]
         self.feeds = [self.shape.fed(c) for c in range(self.shape.columns)] if self.shape.sums else []
         self.layer = Counter(start, 30)

@@ -1,5 +1,10 @@
 """One file per mode of version 3: two readers open it for ever, and today's writer still writes its bytes."""
 
+import json
+import shutil
+import subprocess
+import sys
+import zlib
 from pathlib import Path
 
 import plain_reader
@@ -51,6 +56,25 @@ def test_a_reader_that_was_written_from_the_page_opens_it_bit_for_bit(name):
         assert data == bits_of(expected[key])
         kept = GOLDEN[name].mask.get("a.weight" if (name, key) == ("alias", "b.weight") else key)
         assert mask == (None if kept is None else kept.reshape(-1).int().tolist())
+
+
+def test_the_reader_alone_opens_them_all_without_the_project_and_torch(tmp_path):
+    shutil.copy(reader.__file__, tmp_path / "reader.py")
+    code = (
+        "import sys, json, zlib; sys.modules.update(compressor=None, torch=None); sys.path.insert(0, sys.argv[1])\n"
+        "import reader; found = {}\n"
+        "for name, path, base in json.loads(sys.argv[2]):\n"
+        "    arrays = reader.read(path, base).items()\n"
+        "    found[name] = {key: [list(one.shape), zlib.crc32(one.tobytes())] for key, one in arrays}\n"
+        "print(json.dumps(found))\n"
+    )
+    files = [(name, str(path(name)), (GOLDEN[name].base and str(base_of(name))) or None) for name in GOLDEN]
+    arguments = [sys.executable, "-I", "-c", code, str(tmp_path), json.dumps(files)]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == {
+        name: {key: [list(tensor.shape), zlib.crc32(bits_of(tensor))] for key, tensor in one.expected.items()}
+        for name, one in GOLDEN.items()
+    }
 
 
 @pytest.mark.parametrize("name", GOLDEN)

@@ -60,7 +60,7 @@ def check_read(path, state, mask) -> None:
         assert same(unpack(path), state)
 
 
-@settings(max_examples=120)
+@settings(max_examples=250)
 @given(network=networks(), form=st.sampled_from(["auto", "auto", "entropy", "entropy", *FORMATS]))
 def test_every_bit_survives_and_every_writer_writes_the_same(path, network, form):
     state, mask = network
@@ -88,7 +88,7 @@ def tamed(network, nan: bool):
     return done, mask
 
 
-@settings(max_examples=60)
+@settings(max_examples=120)
 @given(network=networks(), form=st.sampled_from(["entropy", "csr", "bitmask"]), data=st.data())
 def test_rounded_values_come_back_the_same_to_every_reader(path, network, form, data):
     values = data.draw(st.sampled_from([None, "float16", "bfloat16", "int8"]))
@@ -140,7 +140,7 @@ def layers(draw):
     return layer, mask.reshape(-1).numpy(), signs if layer.signed else None
 
 
-@settings(max_examples=150)
+@settings(max_examples=400)
 @given(one=layers())
 def test_the_page_describes_every_layer_that_can_be_coded(one):
     layer, mask, signs = one
