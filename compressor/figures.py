@@ -208,10 +208,14 @@ def formats(report: Report) -> list[Bar]:
 _SHIPPED: Final = (("packed", "packed file", "ours"), ("bound", "entropy bound", "dense"))
 
 
+def _percent(value: float) -> str:
+    return f"{value:,.0f} %" if value >= 999.5 else f"{value:.3g} %"
+
+
 def _bars(rows: Sequence[tuple[str, float, str]], unit: float | None) -> list[Bar]:
     most = max((count for _, count, _ in rows), default=1)
     return [
-        Bar(label, size(count), f"{100 * count / unit:.3g} %" if unit else "", count / most, kind)
+        Bar(label, size(count), _percent(100 * count / unit) if unit else "", count / most, kind)
         for label, count, kind in rows
     ]
 
