@@ -91,17 +91,19 @@ def squeezed(masks: Masks) -> list[str]:
     bits = b"".join(
         np.packbits(part).tobytes() for _, mask, positive in masks for part in (mask, positive[mask])
     )
-    gaps = sum(
-        positions.gaps(Entry("w", "sparse", "F32", mask.shape, int(mask.sum())), mask.reshape(-1))[0].section
-        - 4 * int(mask.sum())
-        + (int(mask.sum()) + 7) // 8
-        for _, mask, _ in masks
-    )
-    sizes = [*(len(squeeze(bits)) for squeeze in SQUEEZERS.values()), gaps, len(bits)]
+    plain = [
+        sum(len(code(_entry(mask), mask.reshape(-1))[1]) + (int(mask.sum()) + 7) // 8 for _, mask, _ in masks)
+        for code in (positions.gaps, positions.rice)
+    ]
+    sizes = [*(len(squeeze(bits)) for squeeze in SQUEEZERS.values()), *plain, len(bits)]
     return [f"{size / bound(masks):.3f}" for size in sizes]
 
 
-HEAD = ("gzip -6", "zstd -19", "xz -9e", "CSR (gaps)", "bitmask", "ours", "ours, units ordered")
+def _entry(mask: Array) -> Entry:
+    return Entry("w", "sparse", "F32", mask.shape, int(mask.sum()))
+
+
+HEAD = ("gzip -6", "zstd -19", "xz -9e", "CSR (gaps)", "Rice", "bitmask", "ours", "ours, units ordered")
 
 
 def random_masks() -> None:

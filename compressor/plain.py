@@ -4,10 +4,9 @@ Source: the README of safetensors, "Format"; what is refused beyond it stands in
 """
 
 import json
-import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
@@ -19,6 +18,7 @@ import numpy as np
 from compressor.errors import FormatError, InputError
 from compressor.files import reading, writing
 from compressor.header import check, entries
+from compressor.packed.container import Layout, plain_header
 from compressor.packed.reader import DTYPES, MAX_NAME, MAX_TENSORS, Array
 
 MAX_HEADER: Final = 1 << 24  # bytes; 131,072 tensors take that much
@@ -76,30 +76,16 @@ def short_names(names: Sequence[str]) -> list[str]:
     return short
 
 
-def write(
-    path: Path | str, layout: Mapping[str, tuple[str, tuple[int, ...]]], parts: Iterable[tuple[str, Array]]
-) -> None:
+def write(path: Path | str, layout: Layout, parts: Iterable[tuple[str, Array]]) -> None:
     """Write a safetensors file tensor by tensor, the bytes that the safetensors library would write; all or nothing.
 
-    layout: name -> dtype and shape; parts: name and elements, in any order, each name once. Raises HostError.
-    Source: safetensors/src/tensor.rs, which puts wide dtypes first, then goes by name.
+    parts: name and elements, in any order, each name once. Raises HostError.
     """
-    widest = list(DTYPES)[::-1]
-    places: dict[str, int] = {}
-    header: dict[str, object] = {}
-    end = 0
-    for name in sorted(layout, key=lambda name: (widest.index(layout[name][0]), name.encode())):
-        dtype, shape = layout[name]
-        begin, end = end, end + math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": (begin, end)}
-        places[name] = begin
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
+    start, places = plain_header(layout)
     with writing(path) as beside, beside.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        file.truncate(8 + len(text) + end)
+        file.write(start)
         for name, bits in parts:
-            file.seek(8 + len(text) + places.pop(name))
+            file.seek(places.pop(name))
             file.write(np.ascontiguousarray(bits).reshape(-1).view(np.uint8).data)
         assert not places, "a tensor of the layout was not written"
 

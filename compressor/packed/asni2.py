@@ -13,7 +13,7 @@ import numpy as np
 
 from compressor.errors import FormatError
 from compressor.packed import positions, reader
-from compressor.packed.item import Item, Plan, bit_bytes
+from compressor.packed.item import Item, Plan, bit_bytes, raise_16
 from compressor.packed.positions import Fan
 from compressor.packed.reader import DTYPES, LEVEL_DTYPES, Array, level_bits
 
@@ -37,6 +37,8 @@ def levels(item: Item) -> Array | str:
     """Return float32[2], low and high, or why this tensor has no two levels."""
     if item.mask is None or item.dtype not in LEVEL_DTYPES:
         return f"asni2 stores masked weights of the dtypes {', '.join(LEVEL_DTYPES)}"
+    if item.values in reader.ROUNDED:
+        return "its values are rounded, which asni2 has no place to say"
     if not item.kept:
         return np.zeros(2, np.float32)
     bits = item.kept_bits
@@ -44,9 +46,7 @@ def levels(item: Item) -> Array | str:
     if not ((bits == pair[0]) | (bits == pair[1])).all():
         return "it takes more than two values; asni2 stores two levels (compressor.to_levels makes them)"
     with np.errstate(over="ignore", invalid="ignore"):
-        wide = (
-            (pair.astype("<u4") << 16).view("<f4") if item.dtype == "BF16" else pair.view(DTYPES[item.dtype])
-        )
+        wide = raise_16(pair, "BF16") if item.dtype == "BF16" else pair.view(DTYPES[item.dtype])
         both = np.unique(wide.astype(np.float32))
     if pair[0] == pair[1]:
         both = np.sort(np.append(both[:1], np.float32(0.0)))

@@ -4,6 +4,8 @@ Every number and name of the layout stands in reader.py and nowhere else.
 """
 
 import hashlib
+import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
@@ -16,6 +18,7 @@ from compressor.packed import reader
 from compressor.packed.reader import Entry
 
 BLOCK = 1 << 20
+Layout = Mapping[str, tuple[str, tuple[int, ...]]]  # name -> dtype and shape
 
 
 def number(value: int) -> bytes:
@@ -148,3 +151,22 @@ def check_limits(entries: Sequence[Entry], size: int) -> None:
         raise InputError(
             f"a file of {size:,} bytes may not hold so large a network; use format bitmask or dense"
         )
+
+
+def plain_header(layout: Layout) -> tuple[bytes, dict[str, int]]:
+    """Return how an ordinary safetensors file of these tensors begins, and where each stands in it, in that order.
+
+    Source: safetensors/src/tensor.rs, which puts wide dtypes first, then goes by name.
+    """
+    codes = list(reader.DTYPES)
+    header: dict[str, object] = {}
+    begins: dict[str, int] = {}
+    end = 0
+    for name in sorted(layout, key=lambda name: (-codes.index(layout[name][0]), name)):
+        dtype, shape = layout[name]
+        begins[name], end = end, end + math.prod(shape) * np.dtype(reader.DTYPES[dtype]).itemsize
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": (begins[name], end)}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    start = len(text).to_bytes(8, "little") + text
+    return start, {name: len(start) + begin for name, begin in begins.items()}

@@ -8,7 +8,15 @@ from typing import Final, Protocol
 import numpy as np
 
 from compressor.errors import InputError
-from compressor.packed.reader import DTYPES, LOWERED_DTYPES, NEVER_SPARSE, Array, Entry
+from compressor.packed.reader import (
+    DTYPES,
+    LOWERED_DTYPES,
+    NEVER_SPARSE,
+    Array,
+    Entry,
+    larger_than_needed,
+    products,
+)
 
 # dtype -> the bits in which -0.0 and +0.0 differ (the FNUZ types have one zero only; integers too)
 SIGNS: Final = {
@@ -175,7 +183,9 @@ def _lower_8(item: Item, wide: Array) -> tuple[Array, Array, Array]:
     scales[scales < FINEST] = 0
     each = np.repeat(scales, np.diff(begins, append=len(wide)))
     codes = np.rint(np.divide(single, each, out=np.zeros_like(single), where=each > 0)).astype(np.int8)
-    return codes, scales, (codes.astype("<f4") * each).astype(wide.dtype)
+    while (spare := larger_than_needed(codes, scales, begins)).any():
+        scales = np.where(spare, np.nextafter(scales, np.float32(0)), scales)
+    return codes, scales, products(codes, scales, begins).astype(wide.dtype)
 
 
 def lower_16(wide: Array, values: str) -> Array:

@@ -13,12 +13,8 @@ from compressor.packed.reader import Array, Entry
 SMALL: Final = 1 << 16
 TRIED: Final = 1 << 16  # weights on which the variants of a large layer are compared
 NARROWEST: Final = 4  # pixels of a picture that is tried
-FIELDS: Final = {
-    "bitmask": 0,
-    "rice": 3,
-    "static": 3,
-    "mixed": 4,
-}  # about what the header says of a coding, in bytes
+# about what the header says of a coding, in bytes
+FIELDS: Final = {"bitmask": 0, "rice": 3, "static": 3, "mixed": 4}
 
 Fan = tuple[str, Array]  # name and survivors by row of a tensor that may be the producer
 

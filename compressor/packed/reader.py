@@ -246,7 +246,8 @@ def memory_limit(size: int) -> int:
 
 def is_packed(path: Path | str) -> bool:
     """Whether a file begins like a packed one; nothing else of it is checked. Raises InputError."""
-    with _open(Path(path)) as file:
+    path = Path(path)
+    with _open(path) as file, _told(path):
         return not _foreign(file)
 
 
@@ -667,7 +668,8 @@ def _tensors(
                 if entry.role == "alias" and not again:
                     continue
                 first, place = places[entry.alias_of or entry.name]
-                size = first.decoded + first.section + LEAST
+                copied = 0 if base is None else first.total * first.itemsize
+                size = max(first.decoded, copied) + first.section + LEAST
                 while waiting and ahead + size > WINDOW:
                     ahead -= waiting[0][1]
                     yield _finished(waiting)
@@ -681,10 +683,10 @@ def _tensors(
             while waiting:
                 yield _finished(waiting)
         finally:
-            for _, _, job in reversed(
-                waiting
-            ):  # from the last, as none may wait for a producer that never comes
+            for _, _, job in waiting:
                 job.cancel()
+            for told in survivors.values():  # what is running must not wait for what is cancelled
+                told.cancel()
 
 
 def _places(header: Header) -> dict[str, tuple[Entry, int]]:
@@ -733,7 +735,7 @@ def _job(
         if told is not None:
             told.set_result(_by_row(entry, where, stored))
     except BaseException as error:
-        if told is not None:
+        if told is not None and not told.cancelled():
             told.set_exception(error)
         raise
     return stored
@@ -890,7 +892,7 @@ def _rice(entry: Entry, section: Array) -> _Where:
     _check(len(ends) == entry.kept and ends.max(initial=-1) == count - 1, "has Rice codes that do not end")
     whole = size + _octets(entry.kept * entry.width)
     rest = _numbers(section[size:whole], entry.kept, entry.width)
-    quotients = np.diff(ends, prepend=-1) - 1
+    quotients = np.diff(ends, prepend=-1).astype(np.int64) - 1
     return _Where(whole, places=_inside(entry, np.cumsum((quotients << entry.width) + rest + 1) - 1))
 
 
@@ -945,10 +947,27 @@ def _scaled(entry: Entry, scales: Array, codes: Array, mask: Array | None) -> Ar
     largest = np.maximum.reduceat(np.abs(codes.astype(np.int16)), begins)
     fits = largest == np.where(scales == 0, 0, 127)
     _check(bool(fits.all()), "has a row whose largest code is not 127")
-    with np.errstate(over="ignore"):
-        values: Array = codes.astype("<f4") * np.repeat(scales, np.diff(begins, append=len(codes)))
+    values = products(codes, scales, begins)
     _check(bool(np.isfinite(values).all()), "has a scale whose products are not finite")
+    _check(
+        not larger_than_needed(codes, scales, begins).any(), "has a scale that a smaller one could stand for"
+    )
     return values
+
+
+def products(codes: Array, scales: Array, begins: Array) -> Array:
+    """Return float32: each code times the scale of its row, the first of whose codes stands at `begins`."""
+    with np.errstate(over="ignore"):
+        found: Array = codes.astype("<f4") * np.repeat(scales, np.diff(begins, append=len(codes)))
+    return found
+
+
+def larger_than_needed(codes: Array, scales: Array, begins: Array) -> Array:
+    """Return for which rows the next smaller float32 scale has the same products."""
+    smaller = np.nextafter(scales, np.float32(0))
+    same = products(codes, scales, begins) == products(codes, smaller, begins)
+    found: Array = np.logical_and.reduceat(same, begins) & (scales > 0)
+    return found
 
 
 def _levels(entry: Entry, section: Array, signs: Array | None) -> tuple[Array, tuple[float, float]]:
@@ -972,9 +991,9 @@ def level_bits(level: np.float32, dtype: str) -> Any:
         return np.uint16(bits >> 16)
     wide = np.dtype(DTYPES[dtype])
     with np.errstate(over="ignore"):
-        value = level.astype(wide)
-    _check(value.astype(np.float32) == level, f"has a level that {dtype} cannot hold")
-    return value.view(f"<u{wide.itemsize}")
+        value = np.array([level]).astype(wide)
+    _check(value.astype(np.float32)[0] == level, f"has a level that {dtype} cannot hold")
+    return value.view(f"<u{wide.itemsize}")[0]
 
 
 # --- the coder (docs/formats.md, "The arithmetic coder" and after): integers only, every division and shift floors ---
@@ -1100,7 +1119,8 @@ def _steps(per: int, middle: int, count: int) -> Array:
     with localcontext() as context:
         context.prec = 40
         exponents = [(Decimal(b - middle) - Decimal("0.5")) / per for b in range(1, count)]
-        return np.array([int(65536 * Decimal(2) ** each + Decimal("0.5")) for each in exponents])
+        steps = [int(65536 * Decimal(2) ** each + Decimal("0.5")) for each in exponents]
+        return np.array(steps, np.int64)
 
 
 class _Counters:
@@ -1218,7 +1238,8 @@ class _Geometry:
         if self.kind == "kernel":
             return self._kernels(row, kept, density, ratio)
         if self.kind == "line":
-            nearby = np.full(len(kept), ((int(kept.sum()) << 16) // len(kept) + 32 * density) // (row + 32))
+            everywhere = ((int(kept.sum()) << 16) // len(kept) + 32 * density) // (row + 32)
+            nearby = np.full(len(kept), everywhere, np.int64)
         else:
             ring, all_ring = self._box(kept, 2, 1)
             near, all_near = self._box(kept, 1, 2)
@@ -1229,7 +1250,7 @@ class _Geometry:
     def _kernels(self, row: int, kept: Array, density: int, ratio: Array | None) -> Array:
         size = self.high * self.wide
         each = kept.reshape(-1, size)
-        start: Array = np.full(len(each), density)
+        start: Array = np.full(len(each), density, np.int64)
         if ratio is not None:
             start = np.clip(density * ratio[::size] >> 12, 4, 60000)
         channel = ((each.sum(1) << 16) + 32 * start) // (size * row + 32)
@@ -1555,7 +1576,10 @@ def main(arguments: list[str]) -> int:
             if one.alias_of
             else f"{one.format}, {one.kept:,} kept, {one.bytes:,} bytes"
         )
-        sys.stdout.write(f"{name}  {one.dtype} {list(one.shape)}  {what}\n")
+        line = f"{name}  {one.dtype} {list(one.shape)}  {what}\n"
+        sys.stdout.write(
+            line.encode("ascii", "backslashreplace").decode()
+        )  # a name may hold what no terminal shows
     return 0
 
 

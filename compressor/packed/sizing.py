@@ -1,6 +1,5 @@
 """How large a network is in every form: dense, gzip, each plain format, the entropy bound, the file itself."""
 
-import json
 import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -170,7 +169,7 @@ def measure(found: Sequence[Done], entries: Sequence[Entry], kind: str, gzip: in
     file = container.file_size(entries, kind)
     return Sizes(
         file=file,
-        dense=len(dense_header([one.entry for one in found])) + sum(_dense(one.entry) for one in found),
+        dense=len(_dense_header([one.entry for one in found])[0]) + sum(_dense(one.entry) for one in found),
         gzip=gzip,
         bound=math.ceil(sum(one.bound for one in found)),
         formats=_formats(by_name, entries, kind, file),
@@ -189,6 +188,10 @@ def _dense(entry: Entry) -> int:
     return entry.total * entry.itemsize
 
 
+def _dense_header(entries: Sequence[Entry]) -> tuple[bytes, dict[str, int]]:
+    return container.plain_header({entry.name: (entry.dtype, entry.shape) for entry in entries})
+
+
 def _formats(by_name: Mapping[str, Done], entries: Sequence[Entry], kind: str, file: int) -> dict[str, int]:
     """Return the size of the whole file for each plain format that can store every masked tensor, and as it is."""
     masked = [one for one in by_name.values() if one.entry.role == "sparse"]
@@ -203,27 +206,6 @@ def _formats(by_name: Mapping[str, Done], entries: Sequence[Entry], kind: str, f
     return sizes | ({own.pop(): file} if len(own) == 1 and not own & {"base", *PLAIN} else {})
 
 
-def dense_header(entries: Sequence[Entry]) -> bytes:
-    """Return the header of the tensors as plain safetensors, with its length before it.
-
-    Source: safetensors/src/tensor.rs, which writes wide dtypes first, then by name.
-    """
-    header: dict[str, object] = {}
-    end = 0
-    for entry in dense_order(entries):
-        begin, end = end, end + _dense(entry)
-        header[entry.name] = {"dtype": entry.dtype, "shape": entry.shape, "data_offsets": (begin, end)}
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
-
-
-def dense_order(entries: Sequence[Entry]) -> list[Entry]:
-    """Return the tensors in the order of a plain safetensors file."""
-    codes = list(DTYPES)
-    return sorted(entries, key=lambda entry: (-codes.index(entry.dtype), entry.name))
-
-
 def squeezable(entries: Sequence[Entry]) -> bool:
     """Whether the dense file is small enough for one to wait for its gzip: 256 MiB."""
     return sum(_dense(entry) for entry in entries) <= SQUEEZED
@@ -232,9 +214,10 @@ def squeezable(entries: Sequence[Entry]) -> bool:
 def gzip(entries: Sequence[Entry], bits: Callable[[str], Array]) -> int:
     """Return the bytes of the plain safetensors file under gzip -6 (mtime 0). bits: gives the elements of a tensor."""
     squeeze = zlib.compressobj(6, wbits=31)
-    size = len(squeeze.compress(dense_header(entries)))
-    for entry in dense_order(entries):
-        size += len(squeeze.compress(np.ascontiguousarray(bits(entry.name)).view(np.uint8).data))
+    start, places = _dense_header(entries)
+    size = len(squeeze.compress(start))
+    for name in places:
+        size += len(squeeze.compress(np.ascontiguousarray(bits(name)).view(np.uint8).data))
     return size + len(squeeze.flush())
 
 

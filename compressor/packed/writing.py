@@ -39,7 +39,11 @@ class Settings:
 
     def item(self, given: Given) -> Item:
         """Return a tensor as it will be decoded, at the precision that was asked for."""
-        bits, mask = given.load()
+        try:
+            bits, mask = given.load()
+        except OSError as error:
+            why = error.strerror or error
+            raise InputError(f'tensor "{given.name}": cannot be read ({why})') from error
         item = make(given.name, given.dtype, given.shape, bits, mask)
         if self.based is not None:
             item = base.in_base(item, self.based)
@@ -72,12 +76,23 @@ def write(
     """
     if kind not in reader.KINDS:
         raise unknown("kind", kind, reader.KINDS)
+    if threads is not None and threads < 1:
+        raise InputError(f"threads: {threads}; at least one has to work")
+    for one in given:
+        container.check_name(one.name)
+    folder = Path(path).absolute().parent
+    if not folder.is_dir():
+        raise HostError(f"{path}: cannot be written (there is no folder {folder})")
+    if base is not None and Path(path).exists() and Path(path).samefile(base):
+        raise InputError(
+            f"{path}: is the base, without which the task file cannot be read; give another name"
+        )
     based = None if base is None else reader.parse(base)
     if based is not None and "start" in (kind, based.kind):
         raise InputError(f"{base}: a base and what is made from it are networks, not starts of a training")
     settings = Settings(format, values, biases, based)
     try:
-        with tempfile.SpooledTemporaryFile(IN_MEMORY, dir=str(Path(path).absolute().parent)) as spool:
+        with tempfile.SpooledTemporaryFile(IN_MEMORY, dir=str(folder)) as spool:
             done = _sections(given, settings, threads, spool)
             if based is not None and not any(_from_base(one) for one in done):
                 wanted = "give the network it was masked from"
@@ -92,6 +107,8 @@ def write(
             )
     except OSError as error:
         raise HostError(f"{path}: cannot be written ({error.strerror or error})") from error
+    except MemoryError:
+        raise HostError(f"{path}: cannot be written (its tensors do not fit into memory)") from None
     return replace(sizes, base=sha256)
 
 
@@ -115,6 +132,7 @@ def _sections(
         done.append(found)
 
     producers = {} if settings.based is not None else _producers(given)
+    wanted = set(producers.values())
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
         try:
             for one in given:
@@ -124,16 +142,18 @@ def _sections(
                 while waiting and ahead + size > reader.WINDOW:
                     ahead -= waiting[0][0]
                     finish()
-                fans[one.name] = Future()
+                told = fans.setdefault(one.name, Future()) if one.name in wanted else None
                 producer = producers.get(one.name, "")
-                fan = fans.get(producer)
-                waiting.append((size, pool.submit(_job, one, settings, producer, fan, fans[one.name])))
+                job = pool.submit(_job, one, settings, producer, fans.get(producer), told)
+                waiting.append((size, job))
                 ahead += size
             while waiting:
                 finish()
         finally:
             for _, job in waiting:
                 job.cancel()
+            for fan in fans.values():  # what is running must not wait for what is cancelled
+                fan.cancel()
     return done
 
 
@@ -142,14 +162,16 @@ def _job(
     settings: Settings,
     producer: str,
     fan: "Future[Array | None] | None",
-    told: "Future[Array | None]",
+    told: "Future[Array | None] | None",
 ) -> tuple[Done, Plan]:
     """Load, lower and code one tensor; tell its survivors by row before the coding, for those that wait."""
     try:
         item = settings.item(given)
-        told.set_result(None if item.mask is None else _by_row(item))
+        if told is not None:
+            told.set_result(None if item.mask is None else _by_row(item))
     except BaseException as error:
-        told.set_exception(error)
+        if told is not None and not told.cancelled():
+            told.set_exception(error)
         raise
     known = None if fan is None else fan.result()
     plan = sizing.choose(

@@ -5,7 +5,7 @@ import pytest
 import torch
 from networks import same
 
-from compressor.errors import InputError
+from compressor.errors import FormatError, InputError
 from compressor.packed import pack, reader, sizes, unpack, unpack_mask
 
 
@@ -95,3 +95,38 @@ def test_the_byte_planes_of_gaussian_weights_take_a_seventh_less_at_least(path, 
     values = values[np.abs(values) > keep]
     pack({"w": torch.from_numpy(values)}, path)
     assert reader.head(path).entries[0].section < most * values.nbytes
+
+
+@pytest.mark.parametrize("values", ["float16", "bfloat16", "int8"])
+def test_a_rounding_that_leaves_two_values_is_told_all_the_same(path, values):
+    weight = torch.tensor([[1.0, 1.0001, -1.0, 0.0]] * 4)
+    weighed = pack({"w": weight}, path, mask={"w": weight != 0}, values=values)
+    assert weighed == sizes(path)
+    assert 0.5e-4 < weighed.max_error < 1e-2
+    with pytest.raises(InputError, match="values are rounded, which asni2 has no place to say"):
+        pack({"w": weight}, path, mask={"w": weight != 0}, values=values, format="asni2")
+
+
+def test_of_int8_scales_with_the_same_products_the_smallest_stands_in_the_file(path):
+    generator = np.random.default_rng(0)
+    weight = torch.from_numpy(generator.uniform(0.1, 9, (2000, 1)).astype(np.float32)).repeat(1, 3)
+    pack({"w": weight}, path, mask={"w": weight != 0}, values="int8", format="bitmask")
+    entry = reader.head(path).entries[0]
+    data = path.read_bytes()
+    at = len(data) - 32 - entry.section + 6000 // 8
+    scales = np.frombuffer(data[at : at + 8000], "<f4")
+    smaller = np.nextafter(scales, np.float32(0))
+    assert bool((np.float32(127) * smaller != np.float32(127) * scales).all())
+    products = unpack(path)["w"][:, 0].numpy()
+    assert np.array_equal(products, np.float32(127) * scales)
+    larger = next(
+        at
+        for at, (scale, product) in enumerate(zip(scales, products, strict=True))
+        if np.float32(127) * np.nextafter(scale, np.float32(9)) == product
+    )
+    with pytest.raises(FormatError, match="has a scale that a smaller one could stand for"):
+        codes, ones = np.full(6000, 127, np.int8), np.arange(0, 6000, 3)
+        wrong = scales.copy()
+        wrong[larger] = np.nextafter(scales[larger], np.float32(9))
+        reader._scaled(entry, wrong, codes, np.ones(6000, bool))
+    assert len(ones) == entry.scales
