@@ -14,15 +14,13 @@ from compressor.commands import (
     Sets,
     after,
     export,
-    import_,
-    pack,
     placed,
     prune,
     tune,
-    unpack,
     verify,
 )
 from compressor.errors import CompressorError
+from compressor.file_commands import import_, pack, unpack
 
 INTERRUPTED = 130
 
