@@ -22,7 +22,11 @@ def reading(path: Path | str) -> Iterator[BufferedReader]:
     try:
         if path.exists() and not path.is_file():
             raise InputError(f"{path}: not a regular file; give the path of a file")
-        with path.open("rb") as file:
+        try:
+            file = path.open("rb")
+        except ValueError as error:  # a NUL in it, or what is no text
+            raise InputError(f"{str(path)!r}: cannot be read ({error}); give the path of a file") from None
+        with file:
             yield file
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
@@ -43,6 +47,8 @@ def sha256(path: Path | str) -> str:
 def check_target(path: Path | str) -> None:
     """Raise HostError if a path is no name for a file, or names what is there and is no regular file."""
     path = Path(path)
+    if "\0" in str(path):
+        raise HostError(f"{str(path)!r}: cannot be written (it has a NUL in it); give the path of a file")
     try:
         if not path.name or path.is_dir():
             raise HostError(f"{path}: cannot be written (it is a folder); give the path of a file")

@@ -1,6 +1,7 @@
 """`compressor unpack`: a packed file as what other tools read: safetensors, CSR in npz, CSR of torch."""
 
 import math
+import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -12,14 +13,16 @@ import numpy as np
 from compressor import plain
 from compressor.errors import InputError, unknown
 from compressor.files import writing
+from compressor.foreign.npz import PARTS
 from compressor.packed import reader
+from compressor.packed.reader import Array
 
 if TYPE_CHECKING:
     import torch
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Header = Mapping[str, reader.Entry]
 Tensors = Iterator[tuple[str, reader.Stored]]
+_OUTSIDE: Final = re.compile(r"[/\\]|[A-Za-z]:|(.*[/\\])?\.\.[/\\]")  # what unzipping might put elsewhere
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip knows: equal bytes from equal tensors
 
 
@@ -47,16 +50,31 @@ def _npz(path: Path, header: Header, tensors: Tensors, out: Path) -> None:
     for name, entry in header.items():
         if entry.dtype.startswith(("BF", "F8")):
             raise InputError(f'{path}: "{name}" is {entry.dtype}, which numpy lacks; unpack --to safetensors')
+    _check_arrays(path, header)
     with writing(out) as beside, zipfile.ZipFile(beside, "w") as archive:
         for name, one in tensors:
             if one.role == "sparse":
                 columns, starts = _csr(one)
-                _add(archive, f"{name}.data", one.data[one.mask])
-                _add(archive, f"{name}.indices", columns)
-                _add(archive, f"{name}.indptr", starts)
-                _add(archive, f"{name}.shape", np.array(one.shape, np.int64))
+                arrays = (one.data[one.mask], columns, starts, np.array(one.shape, np.int64))
+                for part, array in zip(PARTS, arrays, strict=True):
+                    _add(archive, f"{name}.{part}", array)
             elif one.role == "dense":
                 _add(archive, name, one.data)
+
+
+def _check_arrays(path: Path, header: Header) -> None:
+    """Refuse names that a zip cannot take: two arrays of one name, or a path that leads out of its folder."""
+    owners: dict[str, str] = {}
+    for name, entry in header.items():
+        parts = {"sparse": [f"{name}.{part}" for part in PARTS], "dense": [name]}.get(entry.role, [])
+        for key in parts:
+            if _OUTSIDE.match(key):
+                raise InputError(f'{path}: "{name}" is a path out of an npz; unpack --to safetensors')
+            if key in owners:
+                raise InputError(
+                    f'{path}: "{owners[key]}" and "{name}" both have the array "{key}"; unpack --to safetensors'
+                )
+            owners[key] = name
 
 
 def _add(archive: zipfile.ZipFile, name: str, array: Array) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from typer.testing import CliRunner, Result
 
 import compressor
 from compressor.cli import app
-from compressor.errors import FormatError, InputError
+from compressor.errors import FormatError, HostError, InputError
 from compressor.foreign import import_file
 from compressor.packed import unpack_mask
 from compressor.unpacked import unpack_file
@@ -331,6 +332,53 @@ def test_a_damaged_bitmask_is_refused_and_nothing_is_written(tmp_path: Path, nam
     with pytest.raises(FormatError, match=reason):
         import_file(tmp_path / "net.safetensors", tmp_path / "packed")
     assert os.listdir(tmp_path) == ["net.safetensors"]
+
+
+def test_names_of_many_dots_take_no_more_memory_than_the_file_allows(tmp_path: Path) -> None:
+    nothing = ("F32", (0,), b"")
+    long = {f"{at:04}" + ".a" * 505: nothing for at in range(500)}
+    (tmp_path / "net.safetensors").write_bytes(safetensors(parts("m.weight", W) | long))
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match="say --layout a or --layout b"):
+            import_file(tmp_path / "net.safetensors", tmp_path / "packed")
+        assert tracemalloc.get_traced_memory()[1] < 32 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("beside", "taken"),
+    [
+        (None, False),
+        ("{}", False),
+        (config("0.9.0", quant_method="gptq"), False),
+        (config("0.9.0"), True),
+        (config(None, "compression_config"), True),
+        ('{"sparsity_config": {"format": "sparse-bitmask"}}', True),
+    ],
+)
+def test_a_wholly_dense_file_is_taken_only_beside_a_config_of_compressed_tensors(
+    tmp_path: Path, beside: str | None, taken: bool
+) -> None:
+    path = tmp_path / "net.safetensors"
+    path.write_bytes(safetensors({"weight": W, "bias": B}))
+    if beside is not None:
+        (tmp_path / "config.json").write_text(beside)
+    if taken:
+        assert there_and_back(tmp_path) == {"weight": W, "bias": B}
+    else:
+        with pytest.raises(InputError, match=f"compressor pack {path} --mask-from-zeros takes it"):
+            import_file(path, tmp_path / "packed")
+        assert not (tmp_path / "packed").exists()
+
+
+def test_a_path_with_a_nul_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "net.safetensors").write_bytes(safetensors(parts("fc", W)))
+    with pytest.raises(InputError, match="cannot be read"):
+        import_file("a\0b", tmp_path / "packed")
+    with pytest.raises(HostError, match="cannot be written"):
+        import_file(tmp_path / "net.safetensors", tmp_path / "a\0b")
 
 
 @pytest.mark.parametrize("version", ["0.8.1", "0.9.4"])

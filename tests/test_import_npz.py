@@ -1,6 +1,7 @@
 """CSR in npz files: scipy's come back bit for bit, hostile ones are refused before they take memory."""
 
 import os
+import re
 import tracemalloc
 import warnings
 import zipfile
@@ -11,12 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from scipy import sparse
 
 import compressor
 from compressor.errors import FormatError, InputError
 from compressor.foreign import import_file
 from compressor.packed import unpack_mask
+from compressor.unpacked import unpack_file
 
 
 @pytest.mark.parametrize("compressed", [True, False])
@@ -182,3 +185,32 @@ def test_arrays_without_a_matrix_and_dtypes_without_a_name_are_refused(tmp_path:
         (tmp_path / "m.npz").write_bytes(data)
         with pytest.raises(InputError, match=reason):
             import_file(tmp_path / "m.npz", tmp_path / "packed")
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (("a", "a.data"), 'both have the array "a.data"; unpack --to safetensors'),
+        (("../a", "b"), '"../a" is a path out of an npz; unpack --to safetensors'),
+        (("a/../../b", "c"), "is a path out of an npz"),
+        (("/a", "b"), "is a path out of an npz"),
+        (("a", "C:a"), "is a path out of an npz"),
+        (("a", "..\\a"), "is a path out of an npz"),
+    ],
+)
+def test_names_that_a_zip_cannot_take_are_refused_and_nothing_is_written(
+    tmp_path: Path, names: tuple[str, str], reason: str
+) -> None:
+    state = {names[0]: torch.eye(3), names[1]: torch.ones(2)}
+    compressor.pack(state, tmp_path / "packed", mask=compressor.find_mask(state))
+    with pytest.raises(InputError, match=re.escape(reason)):
+        unpack_file(tmp_path / "packed", "npz-csr", tmp_path / "out")
+    assert os.listdir(tmp_path) == ["packed"]
+
+
+def test_names_with_dots_and_slashes_inside_are_no_paths_out(tmp_path: Path) -> None:
+    state = {"a..b/c": torch.eye(3), "..d": torch.ones(2), "..": torch.ones(1), "a..b/c.d": torch.ones(2)}
+    compressor.pack(state, tmp_path / "packed", mask=compressor.find_mask(state))
+    unpack_file(tmp_path / "packed", "npz-csr", tmp_path / "out")
+    import_file(tmp_path / "out", tmp_path / "again")
+    assert set(compressor.unpack(tmp_path / "again")) == set(state)

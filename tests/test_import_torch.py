@@ -132,6 +132,10 @@ def test_the_columns_of_torch_csr_are_stored_once(tmp_path: Path) -> None:
     assert 8 * kept < (tmp_path / "csr").stat().st_size < 8 * kept + 4 * 501 + 3000
 
 
+def wrapped(csr: torch.Tensor, shape: object) -> dict[str, object]:
+    return {"v": torch.eye(2).to_sparse_csr(), "w": {"csr": csr, "shape": shape}}
+
+
 class Evil:
     def __reduce__(self) -> tuple[object, ...]:
         return os.system, ("touch hacked",)
@@ -159,6 +163,17 @@ class Evil:
             "which its CSR does not fit",
         ),
         (lambda: {"w": {"csr": torch.eye(2).to_sparse_csr(), "shape": "22"}}, "holds no state dict"),
+        (lambda: wrapped(torch.zeros(2, 2), ["x"]), r"""which its CSR does not fit \(strided \[2, 2\]\)"""),
+        (lambda: wrapped(torch.zeros(2, 2), [2.5, 2]), "which its CSR does not fit"),
+        (lambda: wrapped(torch.ones(2, 2), [-4]), "which its CSR does not fit"),
+        (lambda: wrapped(torch.ones(2, 2), [5]), "which its CSR does not fit"),
+        (lambda: wrapped(torch.ones(2, 2), [2, 2]), "which its CSR does not fit"),
+        (lambda: wrapped(torch.eye(2).to_sparse(), [2, 2]), "which its CSR does not fit"),
+        (lambda: wrapped(torch.eye(2).to_sparse_csr(), ["x"]), "which its CSR does not fit"),
+        (lambda: wrapped(torch.eye(2).to_sparse_csr(), (True, 2)), "which its CSR does not fit"),
+        (lambda: wrapped(torch.zeros(2, 0).to_sparse_csr(), [2, 0, 1 << 70]), "which its CSR does not fit"),
+        (lambda: wrapped(torch.zeros(2, 0).to_sparse_csr(), [2, 1 << 47, 1 << 47, 0]), "CSR does not fit"),
+        (lambda: wrapped(torch.eye(2).to_sparse_csr(), [2, 2] + [1] * 40), "which its CSR does not fit"),
         (lambda: [torch.eye(2).to_sparse()], "holds no state dict"),
         (
             lambda: torch.sparse_csr_tensor([0, 2], [0, 7], torch.ones(2), (1, 2), check_invariants=False),
@@ -200,3 +215,18 @@ def test_shared_tensors_stay_shared_and_a_pruned_one_stands_alone(tmp_path: Path
     }  # fmt: skip
     found = compressor.unpack(tmp_path / "packed")
     assert (found["c"].tolist(), found["d"].tolist()) == ([1, 0, 1, 0], [1, 1, 1, 1])
+
+
+@CSR
+def test_one_csr_tensor_both_bare_and_wrapped_has_each_its_own_shape(tmp_path: Path) -> None:
+    csr = torch.eye(4).to_sparse_csr()
+    torch.save(
+        {"a": csr, "b": {"csr": csr, "shape": [4, 2, 2]}, "c": {"csr": csr, "shape": (4, 4, 1)}},
+        tmp_path / "net.pt",
+    )
+    import_file(tmp_path / "net.pt", tmp_path / "packed")
+    found = compressor.unpack(tmp_path / "packed")
+    assert {name: list(one.shape) for name, one in found.items()} == {
+        "a": [4, 4], "b": [4, 2, 2], "c": [4, 4, 1],
+    }  # fmt: skip
+    assert all(torch.equal(one.reshape(4, 4), torch.eye(4)) for one in found.values())

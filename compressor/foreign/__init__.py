@@ -11,7 +11,6 @@ from compressor.errors import InputError, unknown
 from compressor.files import check_out, kind_of
 from compressor.foreign import bitmask, dense, npz, pruned
 from compressor.packed import Sizes, reader, write
-from compressor.packed.container import check_name
 from compressor.packed.item import Given
 
 __all__ = ["import_file"]
@@ -29,9 +28,10 @@ def import_file(path: Path | str, out: Path | str, *, layout: str = "", name: st
     """Write a sparse network as a packed file, bit for bit, a value of 0.0 that was stored as a kept one.
 
     path: safetensors with sparse-bitmask tensors of compressed-tensors (a file, an index.json, or a folder, with the
-    config.json beside it) or with masks of torch.nn.utils.prune; a torch checkpoint with CSR or COO tensors or such
-    masks; an npz of scipy.sparse (CSR) or of `compressor unpack --to npz-csr`. layout: "a" or "b", where the file
-    leaves open which of the two compressed-tensors wrote. name: of the tensor in a file that names none.
+    config.json beside it, without which a wholly dense one is refused) or with masks of torch.nn.utils.prune; a torch
+    checkpoint with CSR or COO tensors or such masks; an npz of scipy.sparse (CSR) or of `compressor unpack --to
+    npz-csr`. layout: "a" or "b", where the file leaves open which of the two compressed-tensors wrote. name: of the
+    tensor in a file that names none.
     Raises InputError (nothing sparse in it, not supported, cannot be read), FormatError (damaged), HostError.
     """
     if layout and layout not in bitmask.LAYOUTS:
@@ -44,15 +44,14 @@ def import_file(path: Path | str, out: Path | str, *, layout: str = "", name: st
         raise InputError(f"{path}: {what}; safetensors, npz and torch checkpoints are imported")
     with ExitStack() as stack:
         given = IMPORTERS[kind](path, out, Options(layout, name), stack)
-        for one in given:
-            check_name(one.name)
         return write(out, given)
 
 
 def _safetensors(path: Path, out: Path, options: Options, _: ExitStack) -> list[Given]:
-    """Return the tensors of compressed-tensors, or those with masks of torch's; a file may have neither.
+    """Return the tensors of compressed-tensors, or those with masks of torch's.
 
-    compressed-tensors leaves a network dense whose weights are not called NAME.weight.
+    A file with neither is dense and taken only if a config.json of compressed-tensors lies beside it: since 0.9 that
+    leaves a network dense whose weights are not called NAME.weight.
     """
     if path.is_file() and reader.is_packed(path):
         raise InputError(f"{path}: is a packed file already")
@@ -62,6 +61,8 @@ def _safetensors(path: Path, out: Path, options: Options, _: ExitStack) -> list[
         raise InputError(f"{path}: its tensors have names; leave out --name")
     if bitmask.is_bitmask(tensors):
         return bitmask.givens(path, tensors, options.layout)
+    if not pruned.is_pruned(tensors) and not bitmask.is_beside(path):
+        raise InputError(f"{path}: holds nothing sparse; compressor pack {path} --mask-from-zeros takes it")
     return pruned.joined(path, dense.named(tensors))
 
 

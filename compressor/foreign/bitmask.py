@@ -8,6 +8,7 @@ packs MODULE.weight. Differs: tensors of rank 0, which the library writes and fa
 import json
 import math
 import re
+from bisect import bisect_left
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -79,9 +80,22 @@ def givens(path: Path, tensors: Mapping[str, Plain], layout: str) -> list[Given]
 
 def _written(path: Path) -> str:
     """Return the layout that the version in the config.json beside the file means, or ""."""
+    match = _VERSION.match(str((_section(path) or {}).get("version", "")))
+    if match is None:
+        return ""
+    return "a" if (int(match[1]), int(match[2])) < FIRST_B else "b"
+
+
+def is_beside(path: Path) -> bool:
+    """Whether a config.json of compressed-tensors lies beside the file. Raises as `givens` does."""
+    return _section(path) is not None
+
+
+def _section(path: Path) -> dict[str, Any] | None:
+    """Return what the config.json beside the file says of compressed-tensors, if it says anything."""
     beside = (path if path.is_dir() else path.parent) / CONFIG
     if not beside.exists():
-        return ""
+        return None
     with reading(beside) as file:
         data = file.read(MAX_CONFIG + 1)
     try:
@@ -90,18 +104,20 @@ def _written(path: Path) -> str:
         config = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{beside}: is no JSON ({error})") from None
-    sections = [config.get(name) for name in SECTIONS] if isinstance(config, dict) else []
-    section: dict[str, Any] = next((one for one in sections if isinstance(one, dict)), {})
-    if section.get("quant_method") not in (None, "compressed-tensors"):
-        return ""
+    if not isinstance(config, dict):
+        return None
+    section: dict[str, Any] = next(
+        (config[name] for name in SECTIONS if isinstance(config.get(name), dict)), config
+    )
     sparsity = section.get("sparsity_config")
+    if section.get("quant_method") not in (None, "compressed-tensors"):
+        return None
+    if section is config and not isinstance(sparsity, dict):
+        return None
     kind = sparsity.get("format") if isinstance(sparsity, dict) else None
     if kind not in (None, "sparse-bitmask"):
         raise InputError(f"{beside}: says that the format is {kind!r}; only sparse-bitmask is read")
-    match = _VERSION.match(str(section.get("version", "")))
-    if match is None:
-        return ""
-    return "a" if (int(match[1]), int(match[2])) < FIRST_B else "b"
+    return section
 
 
 def _seen(path: Path, stems: list[str], dense: list[str]) -> str:
@@ -111,8 +127,8 @@ def _seen(path: Path, stems: list[str], dense: list[str]) -> str:
     may have tensors of its own below it, a parameter has none.
     """
     named = [stem for stem in stems if stem.rpartition(".")[2] in ("weight", "bias")]
-    below = {name[:at] for name in (*stems, *dense) for at, mark in enumerate(name) if mark == "."}
-    if not named or any(stem in below for stem in stems):
+    names = sorted((*stems, *dense))
+    if not named or any(_below(stem, names) for stem in stems):
         return "b"
     sure = len(named) == len(stems) or any(_PARAMETER.fullmatch(stem.rpartition(".")[2]) for stem in stems)
     if sure and not dense:
@@ -121,6 +137,12 @@ def _seen(path: Path, stems: list[str], dense: list[str]) -> str:
         f'{path}: "{named[0]}.bitmask" may belong to the tensor "{named[0]}" (written before compressed-tensors 0.9) '
         f'or to "{named[0]}.weight" (since); say --layout a or --layout b'
     )
+
+
+def _below(stem: str, names: list[str]) -> bool:
+    """Whether any of the sorted names lies below the stem; a set of all their prefixes would take n^2 memory."""
+    at = bisect_left(names, f"{stem}.")
+    return at < len(names) and names[at].startswith(f"{stem}.")
 
 
 def _shape(path: Path, name: str, parts: Parts) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ CSR beyond two dimensions: `{"csr": tensor, "shape": [...]}`, as `compressor unp
 
 import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -33,10 +33,11 @@ def givens(path: Path, lone: str) -> tuple[dict[str, Given], bool]:
     damaged, would run code, holds what cannot be packed) or FormatError (sparse indices that are none).
     """
     _check_zip(path)
-    shapes: dict[int, list[int]] = {}
-    inside = _unwrapped(checkpoint.unpickled(path), shapes)
+    held, alone = checkpoint.unpickled(path), lone or ALONE
+    inside = _unwrapped(held, alone, lambda _, one: one["csr"])
+    shaped = _unwrapped(held, alone, partial(_shaped, path))
     if isinstance(inside, torch.Tensor):
-        inside = {lone or ALONE: inside}
+        inside, shaped = {alone: inside}, {alone: shaped}
     elif lone:
         raise InputError(f"{path}: its tensors have names; leave out --name")
     found = checkpoint.dictionary(path, inside)
@@ -44,9 +45,9 @@ def givens(path: Path, lone: str) -> tuple[dict[str, Given], bool]:
     same = aliases({name: one for name, one in tensors.items() if one.layout is torch.strided})
     limit = memory_limit(path.stat().st_size)
     given: dict[str, Given] = {}
-    for tensor, name in zip(found.values(), tensors, strict=True):
-        shape = tuple(shapes.get(id(tensor), tensor.shape))
-        _check(path, name, tensor, shape)
+    shapes = [tuple(one.shape) for one in checkpoint.dictionary(path, shaped).values()]
+    for name, tensor, shape in zip(tensors, found.values(), shapes, strict=True):
+        _check(path, name, tensor)
         limit -= math.prod(shape) * (tensor.element_size() + 1)
         if limit < 0:
             raise InputError(f'{path}: "{name}" claims more memory than a file of this size may')
@@ -70,18 +71,37 @@ def _check_zip(path: Path) -> None:
         raise FormatError(f"{path}: holds compressed records, which torch never writes")
 
 
-def _unwrapped(found: Any, shapes: dict[int, list[int]], depth: int = 0) -> Any:
-    """Return what a checkpoint holds with a CSR tensor in place of each {"csr", "shape"}; note the shapes by its id."""
+def _unwrapped(
+    found: Any, name: str, tensor: Callable[[str, Mapping[str, Any]], torch.Tensor], depth: int = 0
+) -> Any:
+    """Return what a checkpoint holds with tensor(name, wrapper) in place of each {"csr", "shape"}."""
     if not isinstance(found, Mapping) or depth > 3:
         return found
-    if found.keys() == WRAPPED and isinstance(found["csr"], torch.Tensor) and type(found["shape"]) is list:
-        shapes[id(found["csr"])] = found["shape"]
-        return found["csr"]
-    return {key: _unwrapped(one, shapes, depth + 1) for key, one in found.items()}
+    if (
+        found.keys() == WRAPPED
+        and isinstance(found["csr"], torch.Tensor)
+        and isinstance(found["shape"], list | tuple)
+    ):
+        return tensor(name, found)
+    return {key: _unwrapped(one, str(key), tensor, depth + 1) for key, one in found.items()}
 
 
-def _check(path: Path, name: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> None:
-    """Refuse what has no plain values: other sparse layouts, dense dimensions, batches, a shape that does not fit."""
+def _shaped(path: Path, name: str, wrapper: Mapping[str, Any]) -> torch.Tensor:
+    """Return a tensor without values of the shape that goes with a CSR tensor, once the two fit. Raises InputError."""
+    tensor, shape = wrapper["csr"], wrapper["shape"]
+    sizes = len(shape) <= MAX_RANK and all(type(size) is int and size >= 0 for size in shape)
+    small = sizes and math.prod(max(size, 1) for size in shape) < 1 << 48  # torch cannot hold every product
+    if tensor.layout is not torch.sparse_csr or not small or csr.flat(shape) != tuple(tensor.shape):
+        layout = str(tensor.layout).removeprefix("torch.")
+        raise InputError(
+            f'{path}: "{name}" has the shape {list(shape)[:MAX_RANK]}, which its CSR does not fit '
+            f"({layout} {list(tensor.shape)})"
+        )
+    return torch.empty(shape, device="meta")
+
+
+def _check(path: Path, name: str, tensor: torch.Tensor) -> None:
+    """Refuse what has no plain values: other sparse layouts, dense dimensions, batches."""
     known = tensor.layout in (torch.strided, torch.sparse_csr, torch.sparse_coo)
     if not known or tensor.is_meta or tensor.is_quantized or tensor.dtype not in source.NAMES:
         what = f"{str(tensor.layout).removeprefix('torch.')} of {tensor.dtype}"
@@ -92,11 +112,6 @@ def _check(path: Path, name: str, tensor: torch.Tensor, shape: tuple[int, ...]) 
         return
     if tensor.dense_dim() or (tensor.layout is torch.sparse_csr and tensor.dim() != 2):
         raise InputError(f'{path}: "{name}" has dense or batch dimensions; give one sparse value a place')
-    sizes = all(type(size) is int and size >= 0 for size in shape) and len(shape) <= MAX_RANK
-    if not sizes or (shape != tuple(tensor.shape) and csr.flat(shape) != tuple(tensor.shape)):
-        raise InputError(
-            f'{path}: "{name}" has the shape {list(shape)[:MAX_RANK]}, which its CSR does not fit'
-        )
 
 
 def _load(path: Path, name: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> tuple[Array, Array | None]:

@@ -41,9 +41,8 @@ def pack_plain(
     """Pack a safetensors file, an index.json or a folder; prefixes that all names share are dropped.
 
     mask: a safetensors file of BOOL tensors; from_zeros: every floating tensor of two or more dimensions is masked,
-    and what is 0 in it pruned (as `compressor.find_mask` does). packing: options of `compressor.pack`, whose
-    errors are raised, and
-    InputError (cannot be read) or FormatError (damaged) for either file.
+    and what is 0 in it pruned (as `compressor.find_mask` does). packing: options of `compressor.pack`, whose errors
+    are raised, and InputError (cannot be read) or FormatError (damaged) for either file.
     """
     found = plain.tensors(path)
     check_out(out, *{one.path for one in found.values()})
