@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from compressor.errors import InputError, unknown
-from compressor.packed.container import check_name
 from compressor.packed.item import Given
 from compressor.packed.reader import DTYPES, Array, Stored
 from compressor.weights import aliases
@@ -46,7 +45,6 @@ def state(source: torch.nn.Module | Mapping[str, torch.Tensor]) -> dict[str, tor
     for name, tensor in found.items():
         if not isinstance(tensor, torch.Tensor):
             raise InputError(f'"{name}" is a {type(tensor).__name__}; only tensors can be packed')
-        check_name(name)
         if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
             raise InputError(f'tensor "{name}" has no plain dense values; pack ordinary tensors')
         if tensor.dtype not in NAMES:

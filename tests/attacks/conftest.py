@@ -1,24 +1,11 @@
-"""What the attacks share: both coders, and a file that is overwritten in place."""
+"""What the attacks share: both coders, and files that are overwritten in place."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from slot import Slot
 
 from compressor.packed import reader
-
-
-class Slot:
-    """A file whose content changes thousands of times; opening it anew would take milliseconds each time."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.file = path, path.open("w+b", buffering=0)
-
-    def put(self, data: bytes) -> Path:
-        self.file.seek(0)
-        self.file.write(data)
-        self.file.truncate()
-        return self.path
 
 
 @pytest.fixture

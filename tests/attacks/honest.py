@@ -4,7 +4,7 @@ import hashlib
 import struct
 
 import numpy as np
-from drafts import Draft, tensor
+from drafts import Draft, mask_of, tensor
 from forge import (
     ALL,
     BASE,
@@ -53,11 +53,13 @@ def produced(values: int, shape: tuple[int, ...], **more: object) -> Draft:
 
 
 def over_base(positions: int) -> Draft:
-    """A task file of a weight under the mask of the base, and of a head that the base lacks."""
-    weight = tensor(b"w\x01", LINE, BITMASK)
+    """A task file of a weight of the base under a mask of its own (or, without positions, under the base's)."""
+    weight = tensor(b"w\x01", LINE, BITMASK if positions == ALL else ALL)
     base = Draft([weight, tensor(b"b", (3,), ALL, role=DENSE)]).seal()
     own, section = tensor(b"w\x01", LINE, positions, BASE)
-    own |= {"kept": weight[0]["kept"], "decoded": weight[0]["decoded"]}
+    mask = mask_of(LINE, 0)
+    values = np.frombuffer(weight[0]["decoded"], "<u4").reshape(mask.shape) * mask
+    own |= {"kept": int(mask.sum()), "decoded": values.astype("<u4").tobytes()}
     head = tensor(b"head", (2,), ALL, role=DENSE)
     return Draft([(own, section), head], 4, b"", hashlib.sha256(base).digest(), base)
 

@@ -157,7 +157,7 @@ CONTAINER: Lies = {
         "header shorter than its entries": honestly(length=number(5)),
         "header of no bytes": honestly(length=number(0)),
         "fewer tensors than claimed": honestly(count=number(2)),
-        "nothing behind the magic": seal(wrap(b"\x89CMP") + b"\x89CMP"),
+        "nothing behind the magic": seal(wrap(b"\x89CMP\x03") + b"\x89CMP\x03"),
         "no base behind its flag": honestly(flags=4),
     },
     "has a header with something behind its last tensor": {

@@ -15,10 +15,10 @@ def gaps(width: int, escapes: int, digits: bytes, *, kept: int = 1, total: int =
     return file(own, sections=digits + ONE * kept)
 
 
-def rice(width: int, escapes: int, codes: bytes, *, kept: int = 1, total: int = 4, role: int = SPARSE) -> bytes:
-    own = entry(
-        positions=RICE, role=role, kept=kept, shape=(total,), width=width, escapes=escapes, decoded=W
-    )
+def rice(
+    width: int, escapes: int, codes: bytes, *, kept: int = 1, total: int = 4, role: int = SPARSE
+) -> bytes:
+    own = entry(positions=RICE, role=role, kept=kept, shape=(total,), width=width, escapes=escapes, decoded=W)
     return file(own, sections=codes + ONE * kept)
 
 
@@ -65,13 +65,22 @@ POSITIONS: Lies = {
         "dense without zeros stores one by Rice codes": without_zeros(RICE, b"\x03", ONE + bytes(4)),
         "dense without zeros stores one by gaps": without_zeros(GAPS, b"\x00", ONE + bytes(4), width=1),
         "dense without zeros stores one as float16": file(
-            entry(role=DENSE, values=F16, kept=2, decoded=W), sections=b"\x03\x00\x3c\x00\x00", flags=2, error=bytes(4)
+            entry(role=DENSE, values=F16, kept=2, decoded=W),
+            sections=b"\x03\x00\x3c\x00\x00",
+            flags=2,
+            error=bytes(4),
         ),
         "dense without zeros stores one as bfloat16": file(
-            entry(role=DENSE, values=BF16, kept=2, decoded=W), sections=b"\x03\x80\x3f\x00\x00", flags=2, error=bytes(4)
+            entry(role=DENSE, values=BF16, kept=2, decoded=W),
+            sections=b"\x03\x80\x3f\x00\x00",
+            flags=2,
+            error=bytes(4),
         ),
     },
-    **{f"has gaps of {width} bits": {f"gaps of {width} bits": gaps(width, 0, bytes(5))} for width in (0, 33, 255)},
+    **{
+        f"has gaps of {width} bits": {f"gaps of {width} bits": gaps(width, 0, bytes(5))}
+        for width in (0, 33, 255)
+    },
     "has more escapes than its shape allows": {
         "more escapes than the shape allows": gaps(1, 4, b"\x0f"),
         "2^60 escapes": gaps(1, 1 << 60, b""),
@@ -92,8 +101,12 @@ POSITIONS: Lies = {
         "a remainder of 2^30 - 1": rice(30, 0, b"\x01" + bits([1] * 30)),
         "a quotient that leaves no room for the remainder": rice(1, 1, bits([0, 1]) + bits([1]), total=3),
     },
-    **{f"has Rice codes of {width} bits": {f"Rice codes of {width} bits": rice(width, 0, b"\x01" + bytes(32))}
-       for width in (31, 63, 255)},
+    **{
+        f"has Rice codes of {width} bits": {
+            f"Rice codes of {width} bits": rice(width, 0, b"\x01" + bytes(32))
+        }
+        for width in (31, 63, 255)
+    },
     "has longer Rice codes than its shape allows": {
         "quotients past the end": rice(0, 4, bits([0] * 4 + [1])),
         "quotients past the end with their remainders": rice(1, 2, bits([0, 0, 1]) + bits([0])),

@@ -4,7 +4,7 @@ import struct
 
 from forge import DTYPE, F16, INT8, LEVELS, STATIC, entry, file
 from lies import ONE, Lies, W, dense
-from sections import bits, planes, stream
+from sections import bits, by_reason, other_planes, planes, stream
 
 NAN, INF = float("nan"), float("inf")
 
@@ -37,6 +37,7 @@ def planed(coded: int, top: bytes, low: bytes, *, kept: int = 1, **more: object)
 
 
 TOP, LOW = planes(ONE, 4, 2)
+OTHERS = by_reason(other_planes(ONE, 4, 2), TOP)
 ROW, ROWS = [1, 1, 0, 0], [1, 1, 0, 0, 1, 0, 0, 0]
 VALUES: Lies = {
     "holds a truth value that is neither 0 nor 1": {
@@ -130,14 +131,16 @@ VALUES: Lies = {
             dense(dtype=DTYPE["U8"], shape=(1 << 21,), planes=1, stream=40), sections=b"\x55" * 40
         ),
     },
-    "has a stream that ends in a zero byte": {"planes that end in a zero byte": planed(2, TOP + b"\x00", LOW)},
-    "has a stream with unread bytes at its end": {
-        "planes with an unread byte": planed(2, TOP + b"\x00\x00\x00\x01", LOW),
-        "planes with a kilobyte unread": planed(2, TOP + b"\x55" * 1000, LOW),
-    },
-    "has a stream that ends in another way than the shortest": {
-        "planes that end early": planed(2, TOP[:-1], LOW),
-        "planes that end in another way": planed(2, TOP[:-1] + bytes([TOP[-1] + 1]), LOW),
+    **{
+        f"has a stream {reason}": {
+            f"second stream of planes, {why}, {at}": planed(2, each, LOW)
+            for at, each in enumerate(OTHERS[why])
+        }
+        for why, reason in {
+            "ends in a zero byte": "that ends in a zero byte",
+            "unread bytes": "with unread bytes at its end",
+            "in another way": "that ends in another way than the shortest",
+        }.items()
     },
     "is damaged (its CRC-32 does not match)": {
         "planes of other values": planed(2, *planes(ONE[::-1], 4, 2)),

@@ -61,12 +61,25 @@ def planes(values: bytes, item: int, coded: int) -> tuple[bytes, bytes]:
     return coder.encode_planes(top)[-1], each[:, : item - coded].tobytes()
 
 
-def other_endings(grid: Iterable[Iterable[int]], signs: Sequence[int] | None = None, **known: object) -> list[bytes]:
-    """Streams that a careless decoder takes for the same mask: each ends elsewhere in what is left of the interval."""
+def other_endings(
+    grid: Iterable[Iterable[int]], signs: Sequence[int] | None = None, **known: object
+) -> list[bytes]:
+    """Second encodings of a mask."""
     mask = np.array(list(grid), bool)
-    encoder = coder.Encoder()
-    own = layer(mask, signs is not None, **known)
+    own, encoder = layer(mask, signs is not None, **known), coder.Encoder()
     reader.code_mask(encoder, own, mask.reshape(-1).tolist(), list(signs or []))
+    return endings(encoder)
+
+
+def other_planes(values: bytes, item: int, coded: int) -> list[bytes]:
+    """Second encodings of planes."""
+    each, encoder = np.frombuffer(values, np.uint8).reshape(-1, item), coder.Encoder()
+    reader.code_planes(encoder, each[:, ::-1].T[:coded], lambda: None)
+    return endings(encoder)
+
+
+def endings(encoder: coder.Encoder) -> list[bytes]:
+    """What a careless decoder takes for the same: streams that end elsewhere in what is left of the interval."""
     only = encoder.finish()
     found = [only + b"\x00", only + bytes(8), only + b"\x00\x00\x00\x00\x01", only + b"\xff" * 8]
     for size in range(5):
@@ -75,3 +88,12 @@ def other_endings(grid: Iterable[Iterable[int]], signs: Sequence[int] | None = N
         ends = [value.to_bytes(size, "big") for value in {first, first + 1, last} if first <= value <= last]
         found += [bytes(encoder.emitted) + end for end in ends]
     return [each for each in dict.fromkeys(found) if each != only]
+
+
+def by_reason(others: Iterable[bytes], only: bytes) -> dict[str, list[bytes]]:
+    """What a reader has to say of second encodings."""
+    found: dict[str, list[bytes]] = {"ends in a zero byte": [], "unread bytes": [], "in another way": []}
+    for each in others:
+        longer = "unread bytes" if len(each) > len(only) else "in another way"
+        found["ends in a zero byte" if each[-1:] == b"\x00" else longer].append(each)
+    return found

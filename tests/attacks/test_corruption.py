@@ -40,7 +40,11 @@ def outcome(path, base) -> list[bytes] | str:
     """The bits of each tensor, or what is wrong with the file, or with the base that it names."""
     try:
         return [one.data.tobytes() for one in reader.parse(path, base).tensors.values()]
-    except (FormatError, InputError) if base else FormatError as error:
+    except FormatError as error:
+        return str(error)
+    except InputError as error:
+        if base is None:
+            raise
         return str(error)
 
 

@@ -6,6 +6,7 @@ import time
 import tracemalloc
 
 import pytest
+from forge import file
 from lies import CONTAINER, DIGEST, HONEST, W, dense, task
 from lies_base import BASE_LIES, MASK_LIES
 from lies_header import CODES, NAMES, SIZES
@@ -25,6 +26,7 @@ LIES = {
 }
 OF_A_BASE = {lie: (reason, data) for reason, each in BASE_LIES.items() for lie, data in each.items()}
 SECONDS, BYTES = 0.1, 12 << 20
+TRIES = 3
 
 
 @pytest.fixture
@@ -35,10 +37,15 @@ def base(base_slot):
 def refused(path, base, reason, call=reader.parse):
     """Refused for this reason, in the time and memory that there is."""
     about = rf"w\.safetensors: .*{re.escape(reason)}"
-    before = time.process_time()
-    with pytest.raises(FormatError, match=about):
-        call(path, base)
-    assert time.process_time() - before < SECONDS
+    times = []
+    for _ in range(TRIES):  # the machine may be busy with something else once
+        before = time.process_time()
+        with pytest.raises(FormatError, match=about):
+            call(path, base)
+        times.append(time.process_time() - before)
+        if times[-1] < SECONDS:
+            break
+    assert min(times) < SECONDS
     tracemalloc.start()
     try:
         with pytest.raises(FormatError, match=about):
@@ -90,8 +97,17 @@ def test_a_lie_about_a_mask_over_a_base_is_refused_without_the_base_too(reason, 
 
 def test_a_base_that_is_no_whole_network_is_a_lie_of_the_task_file(slot, base_slot):
     chained = task(dense(values=4))
-    for false in (chained, HONEST[:0] + dense_start()):
+    for false in (chained, file(dense(), sections=W, flags=1)):
         base = base_slot.put(false)
         path = slot.put(task(dense(values=4), base=hashlib.sha256(false).digest()))
         with pytest.raises(FormatError, match=r"w\.safetensors: has a base that is no whole network"):
             reader.parse(path, base)
+
+
+@pytest.mark.parametrize(
+    "read", [reader.parse, reader.look, reader.head, sizes, lambda path: next(reader.each(path))]
+)
+def test_a_wrong_digest_is_refused_by_every_way_to_read(read, slot):
+    reason, data = LIES["digest of another file (does not match its SHA-256)"]
+    with pytest.raises(FormatError, match=reason):
+        read(slot.put(data))
