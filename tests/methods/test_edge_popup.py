@@ -16,7 +16,7 @@ from compressor.errors import InputError
 from compressor.methods.edge_popup import signed_constant
 from compressor.methods.popup import Popup, score_gradient
 from compressor.packed import sizes
-from compressor.packed.sizing import entropy
+from compressor.packed.sizing import binary_entropy
 from compressor.recipe import Train
 from compressor.selection import kept_count, select
 from compressor.train import evaluate, fit
@@ -128,8 +128,8 @@ def test_numbers_4_counts_are_exact_where_floats_are_not() -> None:
 
 
 def test_numbers_5_bits_per_weight() -> None:
-    assert round(entropy(0.3), 10) == 0.8812908992
-    assert round(entropy(0.1), 10) == 0.4689955936
+    assert round(binary_entropy(0.3), 10) == 0.8812908992
+    assert round(binary_entropy(0.1), 10) == 0.4689955936
     assert math.ceil(25_557_032 / 8) == 3_194_629
 
 
