@@ -30,8 +30,8 @@ def gaps(entry: Entry, mask: Array) -> tuple[Entry, bytes]:
     width, escapes = best_width(distances)
     escape = (1 << width) - 1
     times, last = np.divmod(distances, escape)
-    digits = np.full(len(distances) + escapes, escape)
-    digits[np.cumsum(times + 1) - 1] = last
+    digits = np.full(len(distances) + escapes, escape, distances.dtype)
+    digits[np.cumsum(times + 1, dtype=np.int64) - 1] = last
     return replace(entry, positions="gaps", width=width, escapes=escapes), _digits(digits, width)
 
 
@@ -44,9 +44,14 @@ def rice(entry: Entry, mask: Array) -> tuple[Entry, bytes]:
         width = sizes.index(min(sizes))
         total = sizes[width] - len(distances) * width
     unary = np.zeros(len(distances) + total, bool)
-    unary[np.cumsum((distances >> width) + 1) - 1] = True
+    unary[np.cumsum((distances >> width) + 1, dtype=np.int64) - 1] = True
     rest = _digits(distances & ((1 << width) - 1), width)
     return replace(entry, positions="rice", width=width, escapes=total), bit_bytes(unary) + rest
+
+
+def crowded(entry: Entry) -> bool:
+    """Whether a giant has so many survivors that a list of them would take too much memory for what it saves."""
+    return entry.total > reader.MAX_MIXED and entry.kept * 5 > entry.total
 
 
 def best(entry: Entry, mask: Array, signs: Array | None, fan: Fan | None) -> tuple[Entry, bytes]:
@@ -54,7 +59,7 @@ def best(entry: Entry, mask: Array, signs: Array | None, fan: Fan | None) -> tup
 
     Tensors of more than MAX_MIXED weights are not worth the time of the models. Ties go to the first.
     """
-    found = [bitmask(entry, mask), rice(entry, mask)]
+    found = [bitmask(entry, mask)] + ([] if crowded(entry) else [rice(entry, mask)])
     if entry.kept and entry.total <= reader.MAX_MIXED:
         found += _streams(entry, mask, signs, fan)
     return min(found, key=lambda each: each[0].section + FIELDS[each[0].positions])
@@ -114,8 +119,9 @@ def _descending(grid: Array) -> bool:
 
 
 def _distances(mask: Array) -> Array:
-    """Return how many pruned weights stand directly before each kept one, int64[kept]."""
-    return np.diff(np.flatnonzero(mask), prepend=-1) - 1
+    """Return how many pruned weights stand directly before each kept one, in 32 bits if they fit: memory is short."""
+    distances = np.diff(np.flatnonzero(mask), prepend=-1) - 1
+    return distances.astype(np.uint32) if len(mask) < 1 << 32 else distances
 
 
 def best_width(distances: Array) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from compressor.errors import InputError
-from compressor.packed import asni2, base, bitmask, container, csr, dense, entropy
+from compressor.packed import asni2, base, bitmask, container, csr, dense, entropy, positions
 from compressor.packed.item import Format, Item, Plan, make
 from compressor.packed.positions import Fan
 from compressor.packed.reader import DTYPES, Array, Entry, Stored
@@ -96,9 +96,14 @@ def choose(item: Item, name: str, fan: Fan | None) -> Plan:
     if name != "auto":
         return _must(FORMATS[name].plan(item), item)
     coded = asni2.plan(item, fan)
-    plans = [each.plan(item) for each in (dense, csr, bitmask)]
+    plans = [FORMATS[each].plan(item) for each in _plain(item)]
     plans.append(entropy.plan(item, fan) if isinstance(coded, str) else coded)
     return min((plan for plan in plans if isinstance(plan, Plan)), key=lambda plan: _weight(plan.entry))
+
+
+def _plain(item: Item) -> list[str]:
+    """Return the plain formats, without csr for a giant with many survivors, which bitmask stores in less memory."""
+    return [name for name in PLAIN if name != "csr" or not positions.crowded(item.entry("gaps"))]
 
 
 def _must(plan: Plan | str, item: Item) -> Plan:
@@ -118,7 +123,7 @@ def done(item: Item, entry: Entry) -> Done:
     if own.mask is None:
         plain = {"dense": own.entry("all")}
     else:
-        plans = {name: FORMATS[name].plan(own) for name in PLAIN}
+        plans = {name: FORMATS[name].plan(own) for name in _plain(own)}
         plain = {name: plan.entry for name, plan in plans.items() if isinstance(plan, Plan)}
     return Done(entry, _reason(entry, plain), bound(item, entry.positions), item.error, plain)
 
@@ -221,17 +226,17 @@ def gzip(entries: Sequence[Entry], bits: Callable[[str], Array]) -> int:
     return size + len(squeeze.flush())
 
 
-def bound(item: Item, positions: str) -> float:
+def bound(item: Item, where: str) -> float:
     """Return the bytes of one tensor if its mask took n H(d) bits and its kept values what they take raw.
 
-    positions: how its mask is stored; the base's own ("all") takes nothing.
+    where: how its mask is stored; the base's own ("all") takes nothing.
     """
     width = {"F16": 16, "BF16": 16, "int8": 8}.get(item.values, 8 * item.bits.itemsize)
     scales = 0 if item.scales is None else 32 * len(item.scales)
     total, kept = len(item.bits), item.kept
     mask_bits = total * binary_entropy(kept / total if total else 0.0)
     if item.values == "base":
-        return 0.0 if positions == "all" else mask_bits / 8
+        return 0.0 if where == "all" else mask_bits / 8
     if item.mask is None:
         return (total * width + scales) / 8
     values = kept * width + scales

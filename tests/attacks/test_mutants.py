@@ -10,10 +10,8 @@ from compressor.errors import FormatError, InputError
 from compressor.packed import reader, sizes
 
 SECONDS, BYTES = 1.0, 64 << 20
-MOST = {
-    "core": 16 << 20,
-    "plain": 1 << 18,
-}  # bytes of tensors; plain Python takes fifty times as long for each
+# Bytes of tensors; plain Python takes a hundred times as long for each.
+MOST = {"core": 16 << 20, "plain": 1 << 16}
 
 
 def files(seed, count, slot, base_slot):
@@ -26,9 +24,11 @@ def files(seed, count, slot, base_slot):
 def survive(seed, count, coder, slot, base_slot):
     """At least a quarter has to get through, or the mutants are too rough to find anything."""
     refused = 0
-    for path, base in files(seed, count, slot, base_slot):
+    for at, (path, base) in enumerate(files(seed, count, slot, base_slot)):
+        traced = at // 2 % 2 == 1  # of memory; that takes several times as long, so that the others are timed
         before = time.process_time()
-        tracemalloc.start()
+        if traced:
+            tracemalloc.start()
         try:
             reader.parse(path, base, max_bytes=MOST[coder])
         except FormatError:
@@ -38,7 +38,7 @@ def survive(seed, count, coder, slot, base_slot):
         finally:
             peak = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
-        assert time.process_time() - before < SECONDS
+        assert traced or time.process_time() - before < SECONDS
         assert peak < BYTES
     assert count / 2 < refused < count * 3 / 4
 
