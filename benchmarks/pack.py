@@ -92,7 +92,7 @@ def squeezed(masks: Masks) -> list[str]:
         np.packbits(part).tobytes() for _, mask, positive in masks for part in (mask, positive[mask])
     )
     plain = [
-        sum(len(code(_entry(mask), mask.reshape(-1))[1]) + (int(mask.sum()) + 7) // 8 for _, mask, _ in masks)
+        sum(code(_entry(mask), mask.reshape(-1)).where + (int(mask.sum()) + 7) // 8 for _, mask, _ in masks)
         for code in (positions.gaps, positions.rice)
     ]
     sizes = [*(len(squeeze(bits)) for squeeze in SQUEEZERS.values()), *plain, len(bits)]

@@ -19,7 +19,7 @@ from compressor.commands import (
     tune,
     verify,
 )
-from compressor.errors import CompressorError
+from compressor.errors import CompressorError, printable
 from compressor.file_commands import import_, pack, unpack
 
 INTERRUPTED = 130
@@ -40,7 +40,7 @@ class _Commands(TyperGroup):
         except CompressorError as error:
             if ctx.obj:
                 traceback.print_exc()
-            typer.echo(f"compressor: {error}", err=True)
+            typer.echo(printable(f"compressor: {error}"), err=True)
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
             hint = "; the same command goes on from here" if ctx.invoked_subcommand == "run" else ""
@@ -132,7 +132,7 @@ def show(
         typer.echo(json.dumps(found, indent=1))
         return
     for line in lines(found):
-        typer.echo(line)
+        typer.echo(printable(line))
     after(*succeeding(found, path))
 
 

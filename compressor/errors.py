@@ -47,6 +47,11 @@ class VerificationError(CompressorError):
     exit_code = 5
 
 
+def printable(text: str) -> str:
+    """Return text as a terminal may show it: what is no character to read, as an escape sequence of Python's."""
+    return "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in text)
+
+
 def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
     """Return the error for a name that is not on a menu, with the nearest name on it."""
     names = list(known)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from compressor.commands import DATA, DataDir, DataName, File, Json, ModelName, Out, after
+from compressor.errors import printable
 
 Base = Annotated[
     Path | None,
@@ -89,7 +90,7 @@ def pack(
     if sizes.base:
         own = [one.name for one in sizes.tensors if one.role == "sparse" and one.format != "base"]
         typer.echo(f"needs its base, {base}, which is not counted (SHA-256 {sizes.base})")
-        typer.echo(f"masked, but with weights of their own: {', '.join(own) or 'none'}")
+        typer.echo(printable(f"masked, but with weights of their own: {', '.join(own) or 'none'}"))
     after("compressor", "show", str(out))
 
 

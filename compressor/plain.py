@@ -87,6 +87,7 @@ def write(path: Path | str, layout: Layout, parts: Iterable[tuple[str, Array]]) 
         for name, bits in parts:
             file.seek(places.pop(name))
             file.write(np.ascontiguousarray(bits).reshape(-1).view(np.uint8).data)
+            del bits  # a giant need not wait in memory for the next one
         assert not places, "a tensor of the layout was not written"
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from compressor import figures, report
-from compressor.errors import listed
+from compressor.errors import listed, printable
 
 if TYPE_CHECKING:
     from compressor.compare import Comparison
@@ -205,4 +205,4 @@ def _short(value: Any) -> str:
 def _lines(*lines: str) -> None:
     console = Console(soft_wrap=True)
     for line in lines:
-        console.print(line, markup=False, highlight=False)
+        console.print(printable(line), markup=False, highlight=False)

@@ -34,15 +34,19 @@ def unpack_file(path: Path | str, to: str, out: Path | str, base: Path | str | N
     Raises FormatError, InputError (also for a dtype that the target does not know) or HostError.
     """
     path, out = Path(path), Path(out)
-    header = {entry.name: entry for entry in reader.head(path).entries}
     if to not in TARGETS:
         raise unknown("target", to, TARGETS)
-    TARGETS[to](path, header, reader.each(path, base), out)
+    with reader.opened(path, base) as (header, tensors):
+        TARGETS[to](path, {entry.name: entry for entry in header.entries}, tensors, out)
 
 
 def _safetensors(_: Path, header: Header, tensors: Tensors, out: Path) -> None:
     layout = {name: (entry.dtype, entry.shape) for name, entry in header.items()}
-    plain.write(out, layout, ((name, one.data) for name, one in tensors))
+    plain.write(out, layout, map(_dense, tensors))
+
+
+def _dense(named: tuple[str, reader.Stored]) -> tuple[str, Array]:
+    return named[0], named[1].data
 
 
 def _npz(path: Path, header: Header, tensors: Tensors, out: Path) -> None:
@@ -55,11 +59,13 @@ def _npz(path: Path, header: Header, tensors: Tensors, out: Path) -> None:
         for name, one in tensors:
             if one.role == "sparse":
                 columns, starts = _csr(one)
-                arrays = (one.data[one.mask], columns, starts, np.array(one.shape, np.int64))
+                arrays = [one.data[one.mask], columns, starts, np.array(one.shape, np.int64)]
                 for part, array in zip(PARTS, arrays, strict=True):
                     _add(archive, f"{name}.{part}", array)
+                del arrays, columns, array
             elif one.role == "dense":
                 _add(archive, name, one.data)
+            del one  # a giant need not wait in memory for the next one
 
 
 def _check_arrays(path: Path, header: Header) -> None:
@@ -130,7 +136,9 @@ def _csr(one: reader.Stored) -> tuple[Array, Array]:
     mask = np.asarray(one.mask).reshape(rows, math.prod(one.shape[1:]))
     width = np.int32 if max(one.kept, mask.shape[1]) < 1 << 31 else np.int64
     starts = np.concatenate([[0], np.cumsum(mask.sum(1))]).astype(width)
-    return np.nonzero(mask)[1].astype(width), starts
+    step = max(reader.BLOCK // max(mask.shape[1], 1), 1)
+    parts = [np.nonzero(mask[row : row + step])[1].astype(width) for row in range(0, rows, step)]
+    return np.concatenate([np.zeros(0, width), *parts]), starts
 
 
 TARGETS: Final[Mapping[str, Callable[[Path, Header, Tensors, Path], None]]] = {

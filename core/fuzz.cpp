@@ -2,6 +2,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "mask.hpp"
@@ -82,17 +83,23 @@ void round_trip(Layer layer, std::span<const uint8_t> bits) {
     expect(given == found);
 }
 
+Bytes encoded(const uint8_t* planes, size_t number, size_t count) {
+    Bytes last;
+    encode_planes(planes, number, count, [&last](Bytes stream) { last = std::move(stream); });
+    return last;
+}
+
 void planes(size_t number, std::span<const uint8_t> bytes) {
     const size_t count = bytes.size() / number;
     Bytes found(number * count);
-    decode_planes(encode_planes(bytes.data(), number, count).back(), found.data(), number, count);
+    decode_planes(encoded(bytes.data(), number, count), found.data(), number, count);
     expect(std::equal(found.begin(), found.end(), bytes.begin()));
     try {
         decode_planes(bytes, found.data(), number, count);
     } catch (const Rejected&) {
         return;
     }
-    const Bytes again = encode_planes(found.data(), number, count).back();
+    const Bytes again = encoded(found.data(), number, count);
     expect(std::equal(again.begin(), again.end(), bytes.begin(), bytes.end()));
 }
 

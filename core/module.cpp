@@ -91,15 +91,12 @@ std::pair<Flat, Flat> py_decode_mask(const nb::bytes& data, bool mixed, int64_t 
     return {to_numpy<nb::ndim<1>>(std::move(mask), {places}), to_numpy<nb::ndim<1>>(std::move(signs), {sign_count})};
 }
 
-nb::list py_encode_planes(const Input<uint8_t, nb::ndim<2>>& planes) {
-    std::vector<std::vector<uint8_t>> streams;
-    {
-        nb::gil_scoped_release release;
-        streams = encode_planes(planes.data(), planes.shape(0), planes.shape(1));
-    }
-    nb::list found;
-    for (const std::vector<uint8_t>& stream : streams) found.append(to_bytes(stream));
-    return found;
+void py_encode_planes(const Input<uint8_t, nb::ndim<2>>& planes, const nb::callable& take) {
+    nb::gil_scoped_release release;
+    encode_planes(planes.data(), planes.shape(0), planes.shape(1), [&take](const std::vector<uint8_t>& stream) {
+        nb::gil_scoped_acquire acquire;
+        take(to_bytes(stream));
+    });
 }
 
 Output<nb::ndim<2>> py_decode_planes(const nb::bytes& data, int64_t planes, int64_t count) {
@@ -136,7 +133,7 @@ NB_MODULE(_core, m) {
           "high"_a, "wide"_a, "fan"_a.none(), "ordered"_a, "signed"_a);
     m.def("decode_mask", &py_decode_mask, "data"_a, "mixed"_a, "rows"_a, "columns"_a, "kept"_a, "picture"_a, "high"_a,
           "wide"_a, "fan"_a.none(), "ordered"_a, "signed"_a);
-    m.def("encode_planes", &py_encode_planes, "planes"_a);
+    m.def("encode_planes", &py_encode_planes, "planes"_a, "take"_a);
     m.def("decode_planes", &py_decode_planes, "data"_a, "planes"_a, "count"_a);
     m.def("tables", &py_tables);
 }

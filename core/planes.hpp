@@ -52,16 +52,15 @@ private:
     const Stretch& stretch_ = stretch_table();
 };
 
-// The streams of the first plane, the first two, and so on.
-inline std::vector<std::vector<uint8_t>> encode_planes(const uint8_t* planes, size_t number, size_t count) {
+// Gives `take` the streams of the first plane, the first two, and so on: of giants only one is to be in memory.
+template <class Take>
+void encode_planes(const uint8_t* planes, size_t number, size_t count, Take take) {
     Encoder coder;
     Planes<Encoder> model(coder, count);
-    std::vector<std::vector<uint8_t>> streams;
     for (size_t i = 0; i < number; ++i) {
         model.code(planes + i * count);
-        streams.push_back(Encoder(coder).finish());
+        take(i + 1 < number ? Encoder(coder).finish() : coder.finish());
     }
-    return streams;
 }
 
 inline void decode_planes(std::span<const uint8_t> bytes, uint8_t* planes, size_t number, size_t count) {

@@ -90,10 +90,7 @@ def _masks(path: Path, tensors: Mapping[str, Given]) -> dict[str, Plain]:
 
 def _under(one: Given, mask: Plain) -> Given:
     def load() -> tuple[Array, Array]:
-        bits, kept = one.load()[0], plain.load(mask).view(bool)
-        # A number that the mask prunes stays, for the packer to refuse; a -0.0 is none.
-        bits[~(kept | _numbers(bits, one.dtype))] = 0
-        return bits, kept
+        return one.load()[0], plain.load(mask).view(bool)
 
     return replace(one, sparse=True, load=load)
 
@@ -105,9 +102,7 @@ def _nonzero(one: Given) -> Given:
 
     def load() -> tuple[Array, Array]:
         bits = one.load()[0]
-        kept = _numbers(bits, one.dtype)
-        bits[~kept] = 0
-        return bits, kept
+        return bits, _numbers(bits, one.dtype)
 
     return replace(one, sparse=True, load=load)
 

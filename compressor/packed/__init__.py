@@ -117,23 +117,23 @@ def sizes(path: Path | str, *, base: Path | str | None = None) -> Sizes:
 
     Raises FormatError, InputError.
     """
-    head = reader.head(path)
-    plain = [entry for entry in head.entries if entry.role != "alias"]
-    partly = base is None and bool(head.base)
-    by_name = {entry.name: entry for entry in plain}
     found: list[sizing.Done] = []
     bits: dict[str, reader.Array] = {}
-    small = not partly and sizing.squeezable(plain)
-    for name, stored in reader.each(path, base, partly=partly):
-        if stored.alias_of is None:
-            found.append(sizing.read(by_name[name], stored, whole=not partly))
-            if small:
-                bits[name] = stored.data
-    gzip = sizing.gzip(plain, bits.__getitem__) if small else None
+    with reader.opened(path, base, partly=True) as (head, tensors):
+        plain = [entry for entry in head.entries if entry.role != "alias"]
+        partly = base is None and bool(head.base)
+        by_name = {entry.name: entry for entry in plain}
+        small = not partly and sizing.squeezable(plain)
+        for name, stored in tensors:
+            if stored.alias_of is None:
+                found.append(sizing.read(by_name[name], stored, whole=not partly))
+                if small:
+                    bits[name] = stored.data.reshape(-1)
+    gzip = sizing.gzip(plain, lambda name: iter([bits[name]])) if small else None
     measured = sizing.measure(found, head.entries, head.kind, gzip)
     # A file of an older version spends other bytes on its header; what counts is what the file holds.
-    tensors = tuple(
+    each = tuple(
         replace(one, bytes=entry.bytes) for one, entry in zip(measured.tensors, head.entries, strict=True)
     )
     file = Path(path).stat().st_size
-    return replace(measured, file=file, tensors=tensors, max_error=head.max_error, base=head.base)
+    return replace(measured, file=file, tensors=each, max_error=head.max_error, base=head.base)

@@ -15,7 +15,7 @@ from compressor.errors import FormatError
 from compressor.packed import positions, reader
 from compressor.packed.item import Item, Plan, bit_bytes, raise_16
 from compressor.packed.positions import Fan
-from compressor.packed.reader import DTYPES, LEVEL_DTYPES, Array, level_bits
+from compressor.packed.reader import BLOCK, DTYPES, LEVEL_DTYPES, Array, level_bits
 
 
 def plan(item: Item, fan: Fan | None = None) -> Plan | str:
@@ -27,7 +27,7 @@ def plan(item: Item, fan: Fan | None = None) -> Plan | str:
     signs = item.kept_bits == level_bits(found[1], item.dtype)
     both = found.astype("<f4").tobytes()
     entry, where = replace(item.entry("all", "levels"), scales=0), b""
-    if item.kept < len(item.bits):
+    if item.kept < item.total:
         entry, where = positions.best(entry, item.mask, signs, fan)
     apart = b"" if entry.positions in reader.CODED else bit_bytes(signs)
     return Plan(entry, lambda: iter([where, both, apart]))
@@ -43,7 +43,8 @@ def levels(item: Item) -> Array | str:
         return np.zeros(2, np.float32)
     bits = item.kept_bits
     pair = np.array([bits.min(), bits.max()])
-    if not ((bits == pair[0]) | (bits == pair[1])).all():
+    blocks = (bits[at : at + BLOCK] for at in range(0, len(bits), BLOCK))
+    if not all(((each == pair[0]) | (each == pair[1])).all() for each in blocks):
         return "it takes more than two values; asni2 stores two levels (compressor.to_levels makes them)"
     with np.errstate(over="ignore", invalid="ignore"):
         wide = raise_16(pair, "BF16") if item.dtype == "BF16" else pair.view(DTYPES[item.dtype])

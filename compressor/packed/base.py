@@ -18,7 +18,7 @@ def in_base(item: Item, base: Packed) -> Item:
     first = base.tensors.get(item.name)
     if first is None or (first.dtype, first.shape) != (item.dtype, item.shape):
         return item
-    bits = first.data.reshape(-1).view(item.bits.dtype)
+    bits = first.data.reshape(-1).view(item.kept_bits.dtype)
     if not np.array_equal(bits if item.mask is None else bits[item.mask], item.kept_bits):
         return item
     own = np.ones(len(bits), bool) if first.mask is None else first.mask.reshape(-1)

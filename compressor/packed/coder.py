@@ -1,5 +1,7 @@
 """The encoding side of the arithmetic coder, whose predictions stand in reader.py: in C++ if that is built."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from compressor.packed import reader
@@ -42,12 +44,10 @@ def encode_mask(mask: Array, signs: Array | None, layer: Layer) -> bytes:
     return encoder.finish()
 
 
-def encode_planes(planes: Array) -> list[bytes]:
-    """Return the streams of the first plane, the first two, and so on. planes: uint8[planes, n]."""
+def encode_planes(planes: Array, take: Callable[[bytes], None]) -> None:
+    """Give `take` the streams of the first plane, the first two, and so on. planes: uint8[planes, n]."""
     if reader.core is not None:
-        coded: list[bytes] = reader.core.encode_planes(planes)
-        return coded
+        reader.core.encode_planes(planes, take)
+        return
     encoder = Encoder()
-    streams: list[bytes] = []
-    reader.code_planes(encoder, planes, lambda: streams.append(encoder.finish()))
-    return streams
+    reader.code_planes(encoder, planes, lambda: take(encoder.finish()))

@@ -144,6 +144,11 @@ def check_limits(entries: Sequence[Entry], size: int) -> None:
     """Raise InputError for a network that the reader would refuse to unpack from a file of `size` bytes."""
     if len(entries) > reader.MAX_TENSORS:
         raise InputError(f"{len(entries):,} tensors; a packed file holds at most {reader.MAX_TENSORS:,}")
+    names = sum(len(entry.name.encode()) for entry in entries)
+    if names > reader.MAX_NAMES:
+        raise InputError(
+            f"names of {names:,} bytes; those of a packed file have at most {reader.MAX_NAMES:,}"
+        )
     for entry in entries:
         if len(entry.shape) > reader.MAX_RANK:
             raise InputError(f'tensor "{entry.name}" has more than {reader.MAX_RANK} dimensions')

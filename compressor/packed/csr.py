@@ -7,6 +7,8 @@ counts, the usual form, are never smaller at the same packing of bits (proof in 
 no such form in the file.
 """
 
+from functools import partial
+
 from compressor.packed import positions, values
 from compressor.packed.item import Item, Plan
 
@@ -14,5 +16,5 @@ from compressor.packed.item import Item, Plan
 def plan(item: Item) -> Plan:
     """Return the tensor in this format, with the width of the digits that makes the positions smallest."""
     assert item.mask is not None
-    entry, where = positions.gaps(item.entry("gaps"), item.mask)
-    return Plan(entry, lambda: iter([where, *values.raw(item, item.kept_bits)]))
+    entry = positions.gaps(item.entry("gaps"), item.mask)
+    return Plan(entry, partial(values.placed, item, entry))

@@ -4,6 +4,8 @@ A tensor under a mask may be stored so too (the smallest plain form above a dens
 are then those whose bits are not +0.0, which only works if no kept weight is +0.0.
 """
 
+from functools import partial
+
 import numpy as np
 
 from compressor.packed import values
@@ -12,11 +14,11 @@ from compressor.packed.item import Item, Plan
 
 def plan(item: Item) -> Plan | str:
     """Return the tensor in this format, or why not."""
-    if item.mask is None or item.kept == len(item.bits):
-        return Plan(item.entry("all"), lambda: values.raw(item, item.bits))
+    if item.mask is None or item.kept == item.total:
+        return Plan(item.entry("all"), partial(values.raw, item, whole=True))
     if item.values == "int8":
         return "dense would store a code for every pruned weight"
     zeros = item.kept - int(np.count_nonzero(item.kept_bits))
     if zeros:
         return f"dense cannot tell its {zeros:,} kept zeros from pruned weights"
-    return Plan(item.entry("all"), lambda: values.raw(item, item.bits))
+    return Plan(item.entry("all"), partial(values.raw, item, whole=True))

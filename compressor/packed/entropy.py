@@ -14,25 +14,25 @@ from compressor.packed.positions import Fan
 
 def plan(item: Item, fan: Fan | None = None) -> Plan:
     """Return the tensor in this format, which can store every one."""
-    if item.mask is None or item.kept == len(item.bits):
-        entry, data = values.planed(item, item.entry("all"), item.bits)
+    if item.mask is None or item.kept == item.total:
+        entry, parts = values.planed(item, item.entry("all"), item.kept_bits)
         other = _without_zeros(item) if item.mask is None and item.codes is None else None
         if other is not None and other.entry.section + 6 < entry.section:
             return other
-        return Plan(entry, lambda: iter([data]))
+        return Plan(entry, lambda: iter(parts))
     entry, where = positions.best(item.entry("bitmask"), item.mask, None, fan)
-    entry, data = values.planed(item, entry, item.kept_bits)
-    return Plan(entry, lambda: iter([where, data]))
+    entry, parts = values.planed(item, entry, item.kept_bits)
+    return Plan(entry, lambda: iter([where, *parts]))
 
 
 def _without_zeros(item: Item) -> Plan | None:
     """Return an unmasked tensor without its +0.0, if it has any."""
-    there = item.bits != 0
-    left = item.bits[there]
-    if len(left) == len(item.bits):
+    there = item.kept_bits != 0
+    left = item.kept_bits[there]
+    if len(left) == item.total:
         return None
     entry = replace(item.entry("bitmask"), kept=len(left))
-    both = (code(entry, there) for code in (positions.bitmask, positions.rice))
-    entry, where = min(both, key=lambda each: each[0].section)
-    entry, data = values.planed(item, entry, left)
-    return Plan(entry, lambda: iter([where, data]))
+    entry = min(positions.bitmask(entry), positions.rice(entry, there), key=lambda each: each.section)
+    where = positions.plain_bytes(entry, there)
+    entry, parts = values.planed(item, entry, left)
+    return Plan(entry, lambda: iter([where, *parts]))

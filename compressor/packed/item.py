@@ -1,5 +1,6 @@
 """One tensor on its way into the file: its bits, its mask, and the precision that it is stored at."""
 
+import math
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ import numpy as np
 
 from compressor.errors import InputError
 from compressor.packed.reader import (
+    BLOCK,
     DTYPES,
     LOWERED_DTYPES,
     NEVER_SPARSE,
@@ -16,6 +18,8 @@ from compressor.packed.reader import (
     Entry,
     larger_than_needed,
     products,
+    row_begins,
+    row_blocks,
 )
 
 # dtype -> the bits in which -0.0 and +0.0 differ (the FNUZ types have one zero only; integers too)
@@ -51,16 +55,15 @@ class Given:
 class Item:
     """A tensor to be stored.
 
-    bits: all elements, flat, as unsigned integers, pruned ones +0.0. mask: flat bool, None for role dense.
-    kept_bits: the kept ones of bits. values: "own", "F16" / "BF16" where bits hold nothing finer, "int8" with the
-    codes of the kept ones and the scales of the rows that have any, or "base": the base file has these values;
-    base_mask: the mask that it has them under. error: what lowering cost at most.
+    mask: flat bool, None for role dense. kept_bits: the elements under it (all of them without one), flat, as unsigned
+    integers. values: "own", "F16" / "BF16" where they hold nothing finer, "int8" with the codes of the kept ones and
+    the scales of the rows that have any, or "base": the base file has these values; base_mask: the mask that it has
+    them under. error: what lowering cost at most.
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
-    bits: Array
     mask: Array | None
     kept_bits: Array
     crc: int
@@ -74,6 +77,15 @@ class Item:
     def kept(self) -> int:
         """The number of kept elements; all of them for role dense."""
         return len(self.kept_bits)
+
+    @property
+    def total(self) -> int:
+        """The number of elements."""
+        return math.prod(self.shape)
+
+    def blocks(self) -> Iterator[Array]:
+        """Yield all elements, flat, block by block: pruned ones are +0.0."""
+        return _blocks(self.mask, self.kept_bits)
 
     def entry(self, positions: str, values: str = "") -> Entry:
         """Return the header entry of this tensor in the given codings, without what they say of themselves."""
@@ -89,7 +101,7 @@ class Plan:
     """A tensor in one storage format: its header entry, and its section, part by part."""
 
     entry: Entry
-    parts: Callable[[], Iterator[bytes]]
+    parts: Callable[[], Iterator[bytes | memoryview]]
 
 
 class Format(Protocol):
@@ -107,28 +119,44 @@ def make(name: str, dtype: str, shape: tuple[int, ...], bits: Array, mask: Array
     """
     bits = bits.reshape(-1)
     if mask is None:
-        return Item(name, dtype, shape, bits, None, bits, crc(bits))
+        return Item(name, dtype, shape, None, bits, _crc(None, bits))
     if dtype in NEVER_SPARSE:
         raise InputError(f'tensor "{name}": dtype {dtype} has no zero; leave it out of the mask')
     mask = mask.reshape(-1)
-    nonzero = bits != 0
-    stray = nonzero & ~mask
-    if stray.any():
-        where = np.flatnonzero(stray)
-        signs = bits.dtype.type(SIGNS.get(dtype, 0))
-        wrong = np.count_nonzero(bits[where] & ~signs)
-        if wrong:
-            raise InputError(
-                f'tensor "{name}": {wrong:,} weights that the mask prunes are not zero; apply the mask first'
-            )
-        bits = bits.copy()
-        bits[where] = 0
-    return Item(name, dtype, shape, bits, mask, bits[mask], crc(bits))
+    magnitude = bits.dtype.type(~SIGNS.get(dtype, 0) & (1 << 8 * bits.itemsize) - 1)
+    wrong = 0
+    for at in range(0, len(bits), BLOCK):
+        pruned = bits[at : at + BLOCK][~mask[at : at + BLOCK]]
+        wrong += int(np.count_nonzero(pruned & magnitude))
+    if wrong:
+        raise InputError(
+            f'tensor "{name}": {wrong:,} weights that the mask prunes are not zero; apply the mask first'
+        )
+    kept = bits[mask]
+    return Item(name, dtype, shape, mask, kept, _crc(mask, kept))
 
 
-def crc(bits: Array) -> int:
+def _blocks(mask: Array | None, kept: Array) -> Iterator[Array]:
+    """Yield the elements of a tensor, block by block, from those under its mask."""
+    if mask is None:
+        yield from (kept[at : at + BLOCK] for at in range(0, len(kept), BLOCK))
+        return
+    at = 0
+    for begin in range(0, len(mask), BLOCK):
+        part = mask[begin : begin + BLOCK]
+        block = np.zeros(len(part), kept.dtype)
+        count = int(np.count_nonzero(part))
+        block[part] = kept[at : at + count]
+        at += count
+        yield block
+
+
+def _crc(mask: Array | None, kept: Array) -> int:
     """Return the CRC-32 of the decoded bytes."""
-    return zlib.crc32(np.ascontiguousarray(bits).view(np.uint8).data)
+    crc = 0
+    for block in _blocks(mask, kept):
+        crc = zlib.crc32(np.ascontiguousarray(block).view(np.uint8).data, crc)
+    return crc
 
 
 def lower(item: Item, values: str) -> Item:
@@ -140,52 +168,49 @@ def lower(item: Item, values: str) -> Item:
     if item.dtype not in LOWERED_DTYPES:
         return item
     wide = item.kept_bits.view(DTYPES[item.dtype])
-    finite = np.isfinite(wide)
-    if values == "int8" and not finite.all():
-        raise InputError(f'tensor "{item.name}": holds NaN or infinity, which int8 cannot')
+    back, error = np.empty_like(wide), 0.0
     codes = scales = None
-    with np.errstate(invalid="ignore", over="ignore"):
-        if values == "int8":
-            codes, scales, back = _lower_8(item, wide)
-        else:
-            back = raise_16(lower_16(wide, values), values).astype(wide.dtype)
-        if not np.isfinite(back[finite]).all():
-            largest = float(np.abs(wide[finite]).max())
+    if values == "int8":
+        codes, scales = _lower_8(item, wide, back)
+    for at in range(0, len(wide), BLOCK):
+        part = slice(at, at + BLOCK)
+        if values != "int8":
+            back[part] = raise_16(lower_16(wide[part], values), values)
+        finite = np.isfinite(wide[part])
+        before, after = wide[part][finite], back[part][finite]
+        if not np.isfinite(after).all():
+            largest = float(np.abs(before).max())
             raise InputError(f'tensor "{item.name}": {values} cannot hold {largest:g}; keep its own values')
-        error = float(np.abs(back[finite].astype(np.float64) - wide[finite]).max(initial=0.0))
-    kept = np.ascontiguousarray(back).view(item.bits.dtype)
-    bits = kept
-    if item.mask is not None:
-        bits = np.zeros_like(item.bits)
-        bits[item.mask] = kept
-    return replace(
-        item,
-        bits=bits,
-        kept_bits=kept,
-        crc=crc(bits),
-        values=values,
-        codes=codes,
-        scales=scales,
-        error=error,
-    )
+        error = max(error, float(np.abs(after.astype(np.float64) - before).max(initial=0.0)))
+    kept = back.view(item.kept_bits.dtype)
+    crc = _crc(item.mask, kept)
+    return replace(item, kept_bits=kept, crc=crc, values=values, codes=codes, scales=scales, error=error)
 
 
-def _lower_8(item: Item, wide: Array) -> tuple[Array, Array, Array]:
-    """Return the codes, the scales, and the values that they stand for."""
-    columns = max(item.entry("all").columns, 1)
-    places = np.arange(len(wide)) if item.mask is None else np.flatnonzero(item.mask)
-    (begins,) = np.nonzero(np.diff(places // columns, prepend=-1))
-    if not len(wide):
-        return np.zeros(0, np.int8), np.zeros(0, "<f4"), wide
-    single = wide.astype("<f4")
-    largest = np.maximum.reduceat(np.abs(single), begins)
+def _lower_8(item: Item, wide: Array, back: Array) -> tuple[Array, Array]:
+    """Return the codes and the scales; fill in the values that they stand for."""
+    begins = row_begins(item.entry("all"), item.mask)
+    largest = np.zeros(len(begins), "<f4")
+    for part, rows, inside in row_blocks(begins, len(wide)):
+        if not np.isfinite(wide[part]).all():
+            raise InputError(f'tensor "{item.name}": holds NaN or infinity, which int8 cannot')
+        with np.errstate(over="ignore"):
+            single = np.abs(wide[part].astype("<f4"))
+        largest[rows] = np.maximum(largest[rows], np.maximum.reduceat(single, inside))
     scales = (largest / np.float32(127)).astype("<f4")
     scales[scales < FINEST] = 0
-    each = np.repeat(scales, np.diff(begins, append=len(wide)))
-    codes = np.rint(np.divide(single, each, out=np.zeros_like(single), where=each > 0)).astype(np.int8)
+    codes = np.zeros(len(wide), np.int8)
+    for part, rows, inside in row_blocks(begins, len(wide)):
+        with np.errstate(over="ignore", invalid="ignore"):
+            single = wide[part].astype("<f4")
+            each = np.repeat(scales[rows], np.diff(inside, append=len(single)))
+            quotient = np.divide(single, each, out=np.zeros_like(single), where=each > 0)
+            codes[part] = np.rint(quotient).astype(np.int8)
     while (spare := larger_than_needed(codes, scales, begins)).any():
         scales = np.where(spare, np.nextafter(scales, np.float32(0)), scales)
-    return codes, scales, products(codes, scales, begins).astype(wide.dtype)
+    for part, rows, inside in row_blocks(begins, len(wide)):
+        back[part] = products(codes[part], scales[rows], inside)
+    return codes, scales
 
 
 def lower_16(wide: Array, values: str) -> Array:

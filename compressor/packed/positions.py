@@ -1,6 +1,6 @@
 """Where the stored weights are: one bit each, gaps, Rice codes, or the arithmetic coder with one of its two models."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -10,6 +10,7 @@ from compressor.packed import coder, reader
 from compressor.packed.item import bit_bytes
 from compressor.packed.reader import Array, Entry
 
+BLOCK: Final = 1 << 18  # weights whose places are in memory at once
 SMALL: Final = 1 << 16
 TRIED: Final = 1 << 16  # weights on which the variants of a large layer are compared
 NARROWEST: Final = 4  # pixels of a picture that is tried
@@ -19,39 +20,30 @@ FIELDS: Final = {"bitmask": 0, "rice": 3, "static": 3, "mixed": 4}
 Fan = tuple[str, Array]  # name and survivors by row of a tensor that may be the producer
 
 
-def bitmask(entry: Entry, mask: Array) -> tuple[Entry, bytes]:
+def bitmask(entry: Entry) -> Entry:
     """One bit per weight, least significant bit of each byte first."""
-    return replace(entry, positions="bitmask"), bit_bytes(mask)
+    return replace(entry, positions="bitmask")
 
 
-def gaps(entry: Entry, mask: Array) -> tuple[Entry, bytes]:
+def gaps(entry: Entry, mask: Array) -> Entry:
     """The number of pruned weights before each kept one, in digits of `width` bits; all ones mean: go on."""
-    distances = _distances(mask)
-    width, escapes = best_width(distances)
-    escape = (1 << width) - 1
-    times, last = np.divmod(distances, escape)
-    digits = np.full(len(distances) + escapes, escape, distances.dtype)
-    digits[np.cumsum(times + 1, dtype=np.int64) - 1] = last
-    return replace(entry, positions="gaps", width=width, escapes=escapes), _digits(digits, width)
+    width, escapes = best_width(*_counted(mask))
+    return replace(entry, positions="gaps", width=width, escapes=escapes)
 
 
-def rice(entry: Entry, mask: Array) -> tuple[Entry, bytes]:
+def rice(entry: Entry, mask: Array) -> Entry:
     """The same gaps as Rice codes: all quotients in unary, 1 at the end of each, then all remainders."""
-    distances = _distances(mask)
-    width, total = 0, 0
-    if len(distances):
-        sizes = [int((distances >> each).sum()) + len(distances) * each for each in range(31)]
-        width = sizes.index(min(sizes))
-        total = sizes[width] - len(distances) * width
-    unary = np.zeros(len(distances) + total, bool)
-    unary[np.cumsum((distances >> width) + 1, dtype=np.int64) - 1] = True
-    rest = _digits(distances & ((1 << width) - 1), width)
-    return replace(entry, positions="rice", width=width, escapes=total), bit_bytes(unary) + rest
+    lengths, times = _counted(mask)
+    quotients = [int(((lengths >> width) * times).sum()) for width in range(31)]
+    width = min(range(31), key=lambda width: quotients[width] + entry.kept * width)
+    return replace(entry, positions="rice", width=width, escapes=quotients[width])
 
 
-def crowded(entry: Entry) -> bool:
-    """Whether a giant has so many survivors that a list of them would take too much memory for what it saves."""
-    return entry.total > reader.MAX_MIXED and entry.kept * 5 > entry.total
+def plain_bytes(entry: Entry, mask: Array) -> bytes:
+    """Return the positions of a tensor without the coder, as its entry says: bitmask, gaps or rice."""
+    if entry.positions == "bitmask":
+        return bit_bytes(mask)
+    return _digits(entry, mask) if entry.positions == "gaps" else _codes(entry, mask)
 
 
 def best(entry: Entry, mask: Array, signs: Array | None, fan: Fan | None) -> tuple[Entry, bytes]:
@@ -59,10 +51,11 @@ def best(entry: Entry, mask: Array, signs: Array | None, fan: Fan | None) -> tup
 
     Tensors of more than MAX_MIXED weights are not worth the time of the models. Ties go to the first.
     """
-    found = [bitmask(entry, mask)] + ([] if crowded(entry) else [rice(entry, mask)])
+    found: list[tuple[Entry, bytes | None]] = [(bitmask(entry), None), (rice(entry, mask), None)]
     if entry.kept and entry.total <= reader.MAX_MIXED:
         found += _streams(entry, mask, signs, fan)
-    return min(found, key=lambda each: each[0].section + FIELDS[each[0].positions])
+    shortest, data = min(found, key=lambda each: each[0].section + FIELDS[each[0].positions])
+    return shortest, plain_bytes(shortest, mask) if data is None else data
 
 
 def _streams(entry: Entry, mask: Array, signs: Array | None, fan: Fan | None) -> list[tuple[Entry, bytes]]:
@@ -118,28 +111,71 @@ def _descending(grid: Array) -> bool:
     return bool((rows[:-1][pick, first] >= rows[1:][pick, first]).all())
 
 
-def _distances(mask: Array) -> Array:
-    """Return how many pruned weights stand directly before each kept one, in 32 bits if they fit: memory is short."""
-    distances = np.diff(np.flatnonzero(mask), prepend=-1) - 1
-    return distances.astype(np.uint32) if len(mask) < 1 << 32 else distances
+def _gaps(mask: Array) -> Iterator[Array]:
+    """Yield how many pruned weights stand directly before each kept one, block by block: giants have many."""
+    last = -1
+    for at in range(0, len(mask), BLOCK):
+        places = np.flatnonzero(mask[at : at + BLOCK]) + at
+        if len(places):
+            yield np.diff(places, prepend=last) - 1
+            last = int(places[-1])
 
 
-def best_width(distances: Array) -> tuple[int, int]:
-    """Return the bits per digit of a gap that need fewest bits in all (the first such), and the escapes."""
-    small = np.bincount(distances[distances < SMALL])
-    large = distances[distances >= SMALL]
-    # Gaps add up to less than the tensor has weights, so few are large: one histogram serves all widths.
-    sizes = np.concatenate([np.arange(len(small)), large])
-    times = np.concatenate([small, np.ones(len(large), np.int64)])
-    escapes = [int((sizes // ((1 << width) - 1) * times).sum()) for width in range(1, 33)]
-    bits = [(len(distances) + each) * width for width, each in enumerate(escapes, 1)]
+def _counted(mask: Array) -> tuple[Array, Array]:
+    """Return the gaps of a mask, and how often each is there; those of SMALL or more one by one.
+
+    Gaps add up to less than the tensor has weights, so those are few.
+    """
+    small, large = np.zeros(SMALL, np.int64), []
+    for lengths in _gaps(mask):
+        small += np.bincount(lengths[lengths < SMALL], minlength=SMALL)
+        large.append(lengths[lengths >= SMALL])
+    found = np.flatnonzero(small)
+    each = np.concatenate([found, *large])
+    return each, np.concatenate([small[found], np.ones(len(each) - len(found), np.int64)])
+
+
+def best_width(lengths: Array, times: Array) -> tuple[int, int]:
+    """Return the bits per digit of gaps that need fewest bits in all (the first such), and the escapes."""
+    kept = int(times.sum())
+    escapes = [int((lengths // ((1 << width) - 1) * times).sum()) for width in range(1, 33)]
+    bits = [(kept + each) * width for width, each in enumerate(escapes, 1)]
     width = bits.index(min(bits)) + 1
     return width, escapes[width - 1]
 
 
-def _digits(numbers: Array, width: int) -> bytes:
-    """Return numbers of `width` bits each, the least significant bit first, padded with zeros."""
-    bits = np.empty((len(numbers), width), bool)
-    for place in range(width):
-        bits[:, place] = numbers >> place & 1
-    return bit_bytes(bits)
+def _digits(entry: Entry, mask: Array) -> bytes:
+    """Return gaps in digits, from the bits that are 0 in them: what escapes is 1, however long it is."""
+    size, at = (entry.kept + entry.escapes) * entry.width, 0
+    zeros = np.zeros(-(-size // 8), np.uint8)
+    for lengths in _gaps(mask):
+        times, last = np.divmod(lengths, (1 << entry.width) - 1)
+        ends = at + np.cumsum(times + 1) - 1
+        _set(zeros, ends, entry.width, ~last)
+        at = int(ends[-1]) + 1
+    ones = ~zeros
+    if size % 8:
+        ones[-1] &= (1 << size % 8) - 1
+    return ones.tobytes()
+
+
+def _codes(entry: Entry, mask: Array) -> bytes:
+    """Return gaps as Rice codes."""
+    unary = np.zeros(-(-(entry.kept + entry.escapes) // 8), np.uint8)
+    rest = np.zeros(-(-entry.kept * entry.width // 8), np.uint8)
+    seen = at = 0
+    for lengths in _gaps(mask):
+        ends = at + np.cumsum((lengths >> entry.width) + 1) - 1
+        _set(unary, ends, 1, np.ones_like(ends))
+        _set(rest, np.arange(seen, seen + len(ends)), entry.width, lengths)
+        seen, at = seen + len(ends), int(ends[-1]) + 1
+    return unary.tobytes() + rest.tobytes()
+
+
+def _set(packed: Array, places: Array, width: int, numbers: Array) -> None:
+    """Set the ones of the lowest `width` bits of numbers, which stand at ascending places of that width each."""
+    digits = np.arange(width)
+    bits = (places[:, None] * width + digits)[(numbers[:, None] >> digits & 1).astype(bool)]
+    (first,) = np.nonzero(np.diff(bits >> 3, prepend=-1))
+    if len(first):
+        packed[bits[first] >> 3] |= np.bitwise_or.reduceat(1 << (bits & 7), first).astype(np.uint8)

@@ -67,11 +67,13 @@ LEVEL_DTYPES: Final = ("F16", "BF16", "F32", "F64")
 LOWERED_DTYPES: Final = ("F32", "F64")
 MAX_TENSORS: Final = 1 << 17
 MAX_NAME: Final = 1024
+MAX_NAMES: Final = 1 << 24  # bytes of all names
 MAX_RANK: Final = 32
 MAX_PLANES: Final = 7
 MAX_MIXED: Final = 1 << 24  # weights in a tensor of mode mixed
 MAX_COLUMNS: Final = 1 << 20  # of such a tensor, and rows of its producer
 LONGEST: Final = 1 << 14  # weights, or bytes of planes, for each byte of a stream and the 16 that it is given
+BLOCK: Final = 1 << 18  # elements of a tensor for which there is memory beside the tensor itself
 WINDOW: Final = 1 << 26  # bytes of tensors that are decoded ahead of the one that is asked for
 LEAST: Final = 1 << 13  # that a tensor of any size counts for there
 SMALL: Final = 1 << 15  # bytes; what takes less is decoded at once: a thread would take longer
@@ -161,14 +163,17 @@ class Entry:
         """The bytes of the tensor's section; they follow from the rest of the entry."""
         if self.role == "alias":
             return 0
-        if self.positions == "rice":
-            where = _octets(self.kept + self.escapes) + _octets(self.kept * self.width)
-        else:
-            bits = {"bitmask": self.total, "gaps": (self.kept + self.escapes) * self.width}
-            where = _octets(bits.get(self.positions, 0)) + self.coded
         if self.values == "levels":
-            return where + 8 + (0 if self.positions in CODED else _octets(self.stored))
-        return where + 4 * self.scales + self.stream + self.stored * (self.item - self.planes)
+            return self.where + 8 + (0 if self.positions in CODED else _octets(self.stored))
+        return self.where + 4 * self.scales + self.stream + self.stored * (self.item - self.planes)
+
+    @property
+    def where(self) -> int:
+        """The bytes of the section that are positions, which come first."""
+        if self.positions == "rice":
+            return _octets(self.kept + self.escapes) + _octets(self.kept * self.width)
+        bits = {"bitmask": self.total, "gaps": (self.kept + self.escapes) * self.width}
+        return _octets(bits.get(self.positions, 0)) + self.coded
 
 
 def _octets(bits: int) -> int:
@@ -278,16 +283,30 @@ def each(
 ) -> Iterator[tuple[str, Stored]]:
     """Yield name and tensor in the order of the file, in the memory of one tensor; an alias is decoded again.
 
-    The whole file is checked before the first one. partly: a task file without its base, as `look` does. Other
-    arguments and errors: as for `parse`.
+    The whole file is checked before the first one. partly: a task file whose base is not given is read without it, as
+    `look` does. Other arguments and errors: as for `parse`.
     """
+    with opened(path, base, partly=partly, max_bytes=max_bytes) as (_, tensors):
+        yield from tensors
+
+
+@contextmanager
+def opened(
+    path: Path | str, base: Path | str | None = None, *, partly: bool = False, max_bytes: int | None = None
+) -> Iterator[tuple[Header, Iterator[tuple[str, Stored]]]]:
+    """Give the header of a file, and what `each` yields of the same file, which is closed at the end."""
     path = Path(path)
     with _open(path) as file:
         header = _header(path, file, max_bytes)
-        source = None if partly else _source(path, header, base, max_bytes)
+        source = None if partly and base is None else _source(path, header, base, max_bytes)
         with _told(path):
             _check(header.intact, "does not match its SHA-256")
-            yield from _tensors(file, header, source)
+        yield header, _telling(path, _tensors(file, header, source))
+
+
+def _telling(path: Path, tensors: Iterator[tuple[str, Stored]]) -> Iterator[tuple[str, Stored]]:
+    with _told(path):
+        yield from tensors
 
 
 def head(path: Path | str) -> Header:
@@ -495,10 +514,12 @@ def _entries(cursor: _Cursor, version: int, limit: int) -> list[Entry]:
     entries: list[Entry] = []
     masked: list[Entry] = []
     names: set[str] = set()
-    previous = b""
+    previous, named = b"", 0
     for _ in range(count):
         begin = cursor.at
         previous, name = _name(cursor, previous, version)
+        named += len(name.encode())
+        _check(named <= MAX_NAMES, f"has names of more than {MAX_NAMES:,} bytes")
         _check(name not in names, f'has two tensors of the name "{name}"')
         names.add(name)
         try:
@@ -673,13 +694,11 @@ def _tensors(
                 while waiting and ahead + size > WINDOW:
                     ahead -= waiting[0][1]
                     yield _finished(waiting)
-                section = np.empty(first.section, np.uint8)
-                file.seek(place)
-                _check(file.readinto(section.data) == len(section), "changed while it was read")
                 told = survivors.setdefault(entry.name, Future()) if entry.name in producers else None
-                work = first, section, base, survivors.get(first.producer), told
+                work = first, _section(file, first, place), base, survivors.get(first.producer), told
                 waiting.append((entry, size, pool.submit(_job, *work) if size > SMALL else _at_once(*work)))
                 ahead += size
+                del work  # nothing of a giant may wait beside the next one
             while waiting:
                 yield _finished(waiting)
         finally:
@@ -696,6 +715,13 @@ def _places(header: Header) -> dict[str, tuple[Entry, int]]:
         if entry.role != "alias":
             places[entry.name], at = (entry, at), at + entry.section
     return places
+
+
+def _section(file: BufferedReader, entry: Entry, place: int) -> Array:
+    section = np.empty(entry.section, np.uint8)
+    file.seek(place)
+    _check(file.readinto(section.data) == len(section), "changed while it was read")
+    return section
 
 
 def _finished(waiting: deque[Job]) -> tuple[str, Stored]:
@@ -730,7 +756,7 @@ def _job(
 ) -> Stored:
     """Decode a tensor whose producer, if it has one, is decoded or being decoded; tell its own survivors by row."""
     try:
-        where = _where(entry, section, None if fan is None else fan.result())
+        where = _where(entry, section[: entry.where], None if fan is None else fan.result())
         stored = _decode(entry, section, where, base)
         if told is not None:
             told.set_result(_by_row(entry, where, stored))
@@ -753,42 +779,45 @@ def _by_row(entry: Entry, where: "_Where", stored: Stored) -> Array:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Where:
-    """Which weights are stored: a flat bool mask, or ascending places, or neither (all); values begin at `at`.
+    """Which weights are stored: a flat bool mask, or ascending places, or neither (all).
 
     signs: those of two levels that stood in the same stream, else None.
     """
 
-    at: int
     mask: Array | None = None
     places: Array | None = None
     signs: Array | None = None
 
     def flat(self, total: int) -> Array | None:
         """Return the mask, or None if every element is in its place."""
-        if self.places is None:
-            return self.mask
-        mask = np.zeros(total, bool)
-        mask[self.places] = True
-        return mask
+        return self.mask if self.places is None else _marked(iter([self.places]), total)
 
 
 def _where(entry: Entry, section: Array, fan: Array | None) -> _Where:
     """Decode the positions; without memory for the shape, unless a stream demands it, as the base may contradict."""
     if entry.positions == "bitmask":
-        size = _octets(entry.total)
-        mask = _bits(section[:size], entry.total).view(bool)
+        mask = _bits(section, entry.total).view(bool)
         _same_count(entry, int(np.count_nonzero(mask)))
-        return _Where(size, mask)
-    if entry.positions == "gaps":
-        return _gaps(entry, section)
-    if entry.positions == "rice":
-        return _rice(entry, section)
+        return _Where(mask)
+    if entry.positions in ("gaps", "rice"):
+        blocks = _gaps(entry, section) if entry.positions == "gaps" else _rice(entry, section)
+        if entry.values == "base":
+            return _Where(places=np.concatenate([np.zeros(0, np.int64), *blocks]))
+        return _Where(_marked(blocks, entry.total))
     if entry.positions == "all":
-        return _Where(0)
+        return _Where()
     signed = entry.values == "levels"
     layer = layer_of(entry, fan, signed=signed)
-    mask, signs = decode_mask(section[: entry.coded].tobytes(), layer)
-    return _Where(entry.coded, mask.view(bool), signs=signs.view(bool) if signed else None)
+    mask, signs = decode_mask(section.tobytes(), layer)
+    return _Where(mask.view(bool), signs=signs.view(bool) if signed else None)
+
+
+def _marked(blocks: Iterator[Array], total: int) -> Array:
+    """Return a mask from the places of its survivors."""
+    mask = np.zeros(total, bool)
+    for places in blocks:
+        mask[places] = True
+    return mask
 
 
 def _decode(entry: Entry, section: Array, where: _Where, base: Packed | None) -> Stored:
@@ -799,7 +828,7 @@ def _decode(entry: Entry, section: Array, where: _Where, base: Packed | None) ->
     first = _in_base(entry, base) if base is not None and entry.values == "base" else None
     mask, levels = where.flat(entry.total), None
     if first is None:
-        values, levels = _values(entry, section[where.at :], where.signs, mask)
+        values, levels = _values(entry, section[entry.where :], where.signs, mask)
     else:
         mask, values = _shared_with(entry, mask, first, raw)
     bits = values
@@ -861,45 +890,63 @@ def _same_count(entry: Entry, found: int) -> None:
 
 def _bits(packed: Array, count: int) -> Array:
     """Return `count` bits, the least significant of each byte first; those behind them must be 0."""
-    if count % 8:
-        _check(int(packed[-1]) >> count % 8 == 0, "has padding bits that are not 0")
+    _no_more(packed, count)
     return np.unpackbits(packed, count=count, bitorder="little")
 
 
-def _numbers(packed: Array, count: int, width: int) -> Array:
-    """Return `count` numbers of `width` bits each, the least significant bit first."""
-    digits = np.zeros(count, np.int64)
-    for place, column in enumerate(_bits(packed, count * width).reshape(count, width).T):
-        digits |= column.astype(np.int64) << place
-    return digits
+def _no_more(packed: Array, count: int) -> None:
+    _check(count % 8 == 0 or int(packed[-1]) >> count % 8 == 0, "has padding bits that are not 0")
 
 
-def _gaps(entry: Entry, section: Array) -> _Where:
-    """Return the places of the kept weights from digits of which the largest means: go on."""
+def _numbers(packed: Array, first: int, count: int, width: int) -> Array:
+    """Return `count` numbers of `width` bits each, the least significant bit first, from number `first` on."""
+    begin, skip = divmod(first * width, 8)
+    bits = np.unpackbits(packed[begin : _octets((first + count) * width)], bitorder="little")
+    numbers = np.zeros(count, np.int64)
+    for place, column in enumerate(bits[skip : skip + count * width].reshape(count, width).T):
+        numbers |= column.astype(np.int64) << place
+    return numbers
+
+
+def _gaps(entry: Entry, packed: Array) -> Iterator[Array]:
+    """Yield the places of the kept weights from digits of which the largest means: go on."""
     count = entry.kept + entry.escapes
-    size = _octets(count * entry.width)
-    digits = _numbers(section[:size], count, entry.width)
-    (ends,) = np.nonzero(digits != (1 << entry.width) - 1)
-    _check(len(ends) == entry.kept and ends.max(initial=-1) == count - 1, "has gaps that do not end")
-    return _Where(size, places=_inside(entry, np.cumsum(digits)[ends] + np.arange(entry.kept)))
+    _no_more(packed, count * entry.width)
+    seen = sum_ = last = 0
+    for first in range(0, count, BLOCK):
+        digits = _numbers(packed, first, min(BLOCK, count - first), entry.width)
+        (ends,) = np.nonzero(digits != (1 << entry.width) - 1)
+        sums = sum_ + np.cumsum(digits)
+        yield _inside(entry, sums[ends] + np.arange(seen, seen + len(ends)))
+        seen, sum_ = seen + len(ends), int(sums[-1])
+        last = int(digits[-1])
+    ended = seen == entry.kept and (not count or last != (1 << entry.width) - 1)
+    _check(ended, "has gaps that do not end")
 
 
-def _rice(entry: Entry, section: Array) -> _Where:
-    """Return the places of the kept weights from Rice codes: all quotients in unary, then all remainders."""
+def _rice(entry: Entry, packed: Array) -> Iterator[Array]:
+    """Yield the places of the kept weights from Rice codes: all quotients in unary, then all remainders."""
     count = entry.kept + entry.escapes
-    size = _octets(count)
-    (ends,) = np.nonzero(_bits(section[:size], count))
-    _check(len(ends) == entry.kept and ends.max(initial=-1) == count - 1, "has Rice codes that do not end")
-    whole = size + _octets(entry.kept * entry.width)
-    rest = _numbers(section[size:whole], entry.kept, entry.width)
-    quotients = np.diff(ends, prepend=-1).astype(np.int64) - 1
-    return _Where(whole, places=_inside(entry, np.cumsum((quotients << entry.width) + rest + 1) - 1))
+    unary, rest = packed[: _octets(count)], packed[_octets(count) :]
+    _no_more(unary, count)
+    _no_more(rest, entry.kept * entry.width)
+    seen, last, place = 0, -1, -1
+    for first in range(0, len(unary), BLOCK // 8):
+        ends = np.flatnonzero(np.unpackbits(unary[first : first + BLOCK // 8], bitorder="little")) + 8 * first
+        if not len(ends):
+            continue
+        _check(seen + len(ends) <= entry.kept, "has Rice codes that do not end")
+        quotients = np.diff(ends, prepend=last) - 1
+        remainders = _numbers(rest, seen, len(ends), entry.width)
+        places = place + np.cumsum((quotients << entry.width) + remainders + 1)
+        yield _inside(entry, places)
+        seen, last, place = seen + len(ends), int(ends[-1]), int(places[-1])
+    _check(seen == entry.kept and last == count - 1, "has Rice codes that do not end")
 
 
 def _inside(entry: Entry, places: Array) -> Array:
-    """Return the places, which ascend unless they ran over, if none lies behind the end."""
-    good = not entry.kept or (places.min() >= 0 and places.max() < entry.total)
-    _check(good, "has gaps that lead past its end")
+    """Return ascending places, if none lies behind the end."""
+    _check(not len(places) or places[-1] < entry.total, "has gaps that lead past its end")
     return places
 
 
@@ -913,14 +960,20 @@ def _values(
     stored = _unplaned(entry, section)
     wide = np.dtype(DTYPES[entry.dtype])
     raw = np.dtype(f"<u{wide.itemsize}")
-    with np.errstate(invalid="ignore"):  # of a NaN that signals, which no writer leaves so
-        if entry.values == "F16":
-            return stored.view("<f2").astype(wide).view(raw), None
-        if entry.values == "BF16":
-            return (stored.view("<u2").astype("<u4") << 16).view("<f4").astype(wide).view(raw), None
     if entry.values == "int8":
-        return _scaled(entry, scales, stored.view(np.int8), mask).astype(wide).view(raw), None
-    return stored.view(raw), None
+        return _scaled(entry, scales, stored.view(np.int8), mask).view(raw), None
+    if entry.values == "own":
+        return stored.view(raw), None
+    found, low = np.empty(entry.stored, wide), stored.view("<u2")
+    infinite, quiet = (0x7C00, 0x200) if entry.values == "F16" else (0x7F80, 0x40)
+    for at in range(0, entry.stored, BLOCK):
+        part = low[at : at + BLOCK]
+        # Processors differ in what they make of a NaN that signals.
+        signals = (part & (infinite | quiet) == infinite) & (part & (quiet - 1) > 0)
+        _check(not signals.any(), "has a NaN that is not quiet")
+        half = part.view("<f2") if entry.values == "F16" else (part.astype("<u4") << 16).view("<f4")
+        found[at : at + BLOCK] = half
+    return found.view(raw), None
 
 
 def _unplaned(entry: Entry, section: Array) -> Array:
@@ -936,23 +989,40 @@ def _unplaned(entry: Entry, section: Array) -> Array:
 
 
 def _scaled(entry: Entry, scales: Array, codes: Array, mask: Array | None) -> Array:
-    """Return float32: code times the scale of its row; rows that store nothing have no scale."""
-    places = np.arange(entry.total) if mask is None else np.flatnonzero(mask)
-    (begins,) = np.nonzero(np.diff(places // max(entry.columns, 1), prepend=-1))
+    """Return numbers: code times the scale of its row; rows that store nothing have no scale."""
+    begins = row_begins(entry, mask)
     _check(len(begins) == entry.scales, "has not one scale for each row that has weights")
-    if not len(codes):
-        return codes.astype("<f4")
     good = np.isfinite(scales).all() and not np.signbit(scales).any()
     _check(bool(good), "has a scale that is not finite, or negative")
-    largest = np.maximum.reduceat(np.abs(codes.astype(np.int16)), begins)
+    largest = np.zeros(len(scales), np.int16)
+    found = np.empty(len(codes), DTYPES[entry.dtype])
+    for part, rows, inside in row_blocks(begins, len(codes)):
+        sizes = np.maximum.reduceat(np.abs(codes[part].astype(np.int16)), inside)
+        largest[rows] = np.maximum(largest[rows], sizes)
+        found[part] = products(codes[part], scales[rows], inside)
+        _check(bool(np.isfinite(found[part]).all()), "has a scale whose products are not finite")
     fits = largest == np.where(scales == 0, 0, 127)
     _check(bool(fits.all()), "has a row whose largest code is not 127")
-    values = products(codes, scales, begins)
-    _check(bool(np.isfinite(values).all()), "has a scale whose products are not finite")
     _check(
         not larger_than_needed(codes, scales, begins).any(), "has a scale that a smaller one could stand for"
     )
-    return values
+    return found
+
+
+def row_begins(entry: Entry, mask: Array | None) -> Array:
+    """Return for each row that has kept weights how many there are before it."""
+    full = np.full(entry.rows, entry.columns)
+    counts = full if mask is None else np.count_nonzero(mask.reshape(entry.rows, entry.columns), axis=1)
+    begins: Array = (np.cumsum(counts) - counts)[counts > 0]
+    return begins
+
+
+def row_blocks(begins: Array, count: int) -> Iterator[tuple[slice, slice, Array]]:
+    """Yield blocks of kept weights: which they are, their rows among `begins`, and where these begin in the block."""
+    for at in range(0, count, BLOCK):
+        end = min(at + BLOCK, count)
+        first, last = np.searchsorted(begins, at, side="right") - 1, np.searchsorted(begins, end)
+        yield slice(at, end), slice(first, last), np.maximum(begins[first:last] - at, 0)
 
 
 def products(codes: Array, scales: Array, begins: Array) -> Array:
@@ -965,8 +1035,10 @@ def products(codes: Array, scales: Array, begins: Array) -> Array:
 def larger_than_needed(codes: Array, scales: Array, begins: Array) -> Array:
     """Return for which rows the next smaller float32 scale has the same products."""
     smaller = np.nextafter(scales, np.float32(0))
-    same = products(codes, scales, begins) == products(codes, smaller, begins)
-    found: Array = np.logical_and.reduceat(same, begins) & (scales > 0)
+    found = scales > 0
+    for part, rows, inside in row_blocks(begins, len(codes)):
+        own, other = (products(codes[part], each[rows], inside) for each in (scales, smaller))
+        found[rows] &= np.logical_and.reduceat(own == other, inside)
     return found
 
 

@@ -2,14 +2,14 @@
 
 import math
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
 from compressor.errors import InputError
-from compressor.packed import asni2, base, bitmask, container, csr, dense, entropy, positions
+from compressor.packed import asni2, base, bitmask, container, csr, dense, entropy
 from compressor.packed.item import Format, Item, Plan, make
 from compressor.packed.positions import Fan
 from compressor.packed.reader import DTYPES, Array, Entry, Stored
@@ -96,14 +96,9 @@ def choose(item: Item, name: str, fan: Fan | None) -> Plan:
     if name != "auto":
         return _must(FORMATS[name].plan(item), item)
     coded = asni2.plan(item, fan)
-    plans = [FORMATS[each].plan(item) for each in _plain(item)]
+    plans = [FORMATS[each].plan(item) for each in PLAIN]
     plans.append(entropy.plan(item, fan) if isinstance(coded, str) else coded)
     return min((plan for plan in plans if isinstance(plan, Plan)), key=lambda plan: _weight(plan.entry))
-
-
-def _plain(item: Item) -> list[str]:
-    """Return the plain formats, without csr for a giant with many survivors, which bitmask stores in less memory."""
-    return [name for name in PLAIN if name != "csr" or not positions.crowded(item.entry("gaps"))]
 
 
 def _must(plan: Plan | str, item: Item) -> Plan:
@@ -123,7 +118,7 @@ def done(item: Item, entry: Entry) -> Done:
     if own.mask is None:
         plain = {"dense": own.entry("all")}
     else:
-        plans = {name: FORMATS[name].plan(own) for name in _plain(own)}
+        plans = {name: FORMATS[name].plan(own) for name in PLAIN}
         plain = {name: plan.entry for name, plan in plans.items() if isinstance(plan, Plan)}
     return Done(entry, _reason(entry, plain), bound(item, entry.positions), item.error, plain)
 
@@ -143,7 +138,7 @@ def read(entry: Entry, stored: Stored, *, whole: bool) -> Done:
     raw = np.dtype(f"<u{np.dtype(DTYPES[stored.dtype]).itemsize}")
     bits = stored.data.reshape(-1).view(raw)
     if stored.values == "base" and not whole:
-        item = Item(entry.name, stored.dtype, stored.shape, bits, None, bits[: stored.kept], 0, "base")
+        item = Item(entry.name, stored.dtype, stored.shape, None, bits[: stored.kept], 0, "base")
         return Done(entry, "", bound(item, entry.positions), 0.0, {})
     item = make(entry.name, stored.dtype, stored.shape, bits, stored.mask)
     if stored.values not in ("levels", "own"):
@@ -216,13 +211,13 @@ def squeezable(entries: Sequence[Entry]) -> bool:
     return sum(_dense(entry) for entry in entries) <= SQUEEZED
 
 
-def gzip(entries: Sequence[Entry], bits: Callable[[str], Array]) -> int:
-    """Return the bytes of the plain safetensors file under gzip -6 (mtime 0). bits: gives the elements of a tensor."""
+def gzip(entries: Sequence[Entry], elements: Callable[[str], Iterator[Array]]) -> int:
+    """Return the bytes of the plain safetensors file under gzip -6 (mtime 0). elements: of a tensor, in blocks."""
     squeeze = zlib.compressobj(6, wbits=31)
     start, places = _dense_header(entries)
     size = len(squeeze.compress(start))
     for name in places:
-        size += len(squeeze.compress(np.ascontiguousarray(bits(name)).view(np.uint8).data))
+        size += sum(len(squeeze.compress(block.view(np.uint8).data)) for block in elements(name))
     return size + len(squeeze.flush())
 
 
@@ -231,9 +226,9 @@ def bound(item: Item, where: str) -> float:
 
     where: how its mask is stored; the base's own ("all") takes nothing.
     """
-    width = {"F16": 16, "BF16": 16, "int8": 8}.get(item.values, 8 * item.bits.itemsize)
+    width = {"F16": 16, "BF16": 16, "int8": 8}.get(item.values, 8 * item.kept_bits.itemsize)
     scales = 0 if item.scales is None else 32 * len(item.scales)
-    total, kept = len(item.bits), item.kept
+    total, kept = item.total, item.kept
     mask_bits = total * binary_entropy(kept / total if total else 0.0)
     if item.values == "base":
         return 0.0 if where == "all" else mask_bits / 8

@@ -6,35 +6,76 @@ from typing import Final
 
 import numpy as np
 
-from compressor.packed import coder, reader
+from compressor.packed import coder, positions, reader
 from compressor.packed.container import number
 from compressor.packed.item import Item, lower_16
 from compressor.packed.reader import DTYPES, Array, Entry
 
-MOST: Final = 1 << 26  # bytes of values; beyond, they stand raw
+MOST: Final = 1 << 28  # bytes of values; beyond, they stand raw
+MANY: Final = 1 << 22  # bytes of values, beyond which not every plane is tried on all of them
+TRIED: Final = 1 << 17  # of so many
 
 
-def raw(item: Item, bits: Array) -> Iterator[bytes]:
-    """Yield values (bits: all of the tensor, or the kept ones) as they stand in the file without coding."""
+def raw(item: Item, *, whole: bool = False) -> Iterator[bytes | memoryview]:
+    """Yield the kept values, or with `whole` all elements, as they stand in the file without coding."""
     if item.scales is not None:
         yield item.scales.tobytes()
-    yield _stored(item, bits).tobytes()
+    if item.codes is not None:
+        yield item.codes.data
+        return
+    blocks = item.blocks() if whole else _cut(item.kept_bits)
+    for block in blocks:
+        yield np.ascontiguousarray(_stored(item, block)).data
 
 
-def planed(item: Item, entry: Entry, bits: Array) -> tuple[Entry, bytes]:
-    """Return the entry and the bytes with as many planes coded as make them shortest, perhaps none."""
-    values = np.ascontiguousarray(_stored(item, bits)).view(np.uint8).reshape(len(bits), entry.item)
-    scales = b"" if item.scales is None else item.scales.tobytes()
-    best = replace(entry, planes=0, stream=0), b""
+def placed(item: Item, entry: Entry) -> Iterator[bytes | memoryview]:
+    """Yield positions, as the entry says, and values, both without coding."""
+    assert item.mask is not None
+    yield positions.plain_bytes(entry, item.mask)
+    yield from raw(item)
+
+
+def planed(item: Item, entry: Entry, bits: Array) -> tuple[Entry, list[bytes | memoryview]]:
+    """Return the entry and the values with as many planes coded as make them shortest, perhaps none."""
+    stored = item.codes if item.codes is not None else _stored(item, bits)
+    values = np.ascontiguousarray(stored).view(np.uint8).reshape(len(bits), entry.item)
+    entry, stream = replace(entry, planes=0, stream=0), b""
+    tried = 0
+
+    def take(coded: bytes) -> None:
+        nonlocal entry, stream, tried
+        tried += 1
+        other = replace(entry, planes=tried, stream=len(coded))
+        held = tried * len(bits) <= reader.LONGEST * (len(coded) + 16)
+        if held and other.section + _length(other) < entry.section + _length(entry):
+            entry, stream = other, coded
+
     if 0 < values.nbytes <= MOST:
-        planes = np.ascontiguousarray(values[:, ::-1].T)
-        for count, stream in enumerate(coder.encode_planes(planes[: reader.MAX_PLANES]), 1):
-            coded = replace(entry, planes=count, stream=len(stream))
-            held = count * len(bits) <= reader.LONGEST * (len(stream) + 16)
-            if held and coded.section + _length(coded) < best[0].section + _length(best[0]):
-                best = coded, stream
-    entry, stream = best
-    return entry, scales + stream + values[:, : entry.item - entry.planes].tobytes()
+        coder.encode_planes(_planes(values, _promising(values)), take)
+    scales = [] if item.scales is None else [item.scales.tobytes()]
+    rest = np.ascontiguousarray(values[:, : entry.item - entry.planes])
+    return entry, [*scales, stream, rest.data]
+
+
+def _planes(values: Array, count: int) -> Array:
+    """Return the `count` most significant bytes of values, the most significant first: uint8[count, n]."""
+    return np.ascontiguousarray(values[:, ::-1][:, :count].T)
+
+
+def _promising(values: Array) -> int:
+    """Return how many planes are worth trying: of many values what is best for some of them."""
+    most = min(int(values.shape[1]), reader.MAX_PLANES)
+    if values.nbytes <= MANY:
+        return most
+    some = values[:: len(values) // TRIED]
+    lengths = [0]
+    coder.encode_planes(_planes(some, most), lambda coded: lengths.append(len(coded)))
+    saved: list[int] = [count * len(some) - length for count, length in enumerate(lengths)]
+    return saved.index(max(saved))
+
+
+def _cut(values: Array) -> Iterator[Array]:
+    return (values[at : at + reader.BLOCK] for at in range(0, len(values), reader.BLOCK))
 
 
 def _length(entry: Entry) -> int:
@@ -43,8 +84,12 @@ def _length(entry: Entry) -> int:
 
 
 def _stored(item: Item, bits: Array) -> Array:
-    if item.codes is not None:
-        return item.codes
-    if item.values in ("F16", "BF16"):
-        return lower_16(bits.view(DTYPES[item.dtype]), item.values)
-    return bits
+    """Return values at the precision that they are stored at."""
+    if item.values not in ("F16", "BF16"):
+        return bits
+    low = np.empty(len(bits), "<u2")
+    wide = bits.view(DTYPES[item.dtype])
+    for at in range(0, len(bits), reader.BLOCK):
+        part = slice(at, at + reader.BLOCK)
+        low[part] = lower_16(wide[part], item.values).view("<u2")
+    return low

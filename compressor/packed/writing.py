@@ -40,16 +40,15 @@ class Settings:
     def item(self, given: Given) -> Item:
         """Return a tensor as it will be decoded, at the precision that was asked for."""
         try:
-            bits, mask = given.load()
+            item = make(given.name, given.dtype, given.shape, *given.load())
         except OSError as error:
             why = error.strerror or error
             raise InputError(f'tensor "{given.name}": cannot be read ({why})') from error
-        item = make(given.name, given.dtype, given.shape, bits, mask)
         if self.based is not None:
             item = base.in_base(item, self.based)
         if item.values == "base":
             return item
-        if mask is None:
+        if item.mask is None:
             values = self.biases or (self.values if self.values != "int8" else "")
         else:
             exact = self.format in ("auto", "asni2") and not isinstance(asni2.levels(item), str)
@@ -219,4 +218,4 @@ def _gzip(given: Sequence[Given], settings: Settings, done: Sequence[Done]) -> i
     if not sizing.squeezable(entries):
         return None
     by_name = {one.name: one for one in given}
-    return sizing.gzip(entries, lambda name: settings.item(by_name[name]).bits)
+    return sizing.gzip(entries, lambda name: settings.item(by_name[name]).blocks())

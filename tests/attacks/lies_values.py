@@ -2,7 +2,7 @@
 
 import struct
 
-from forge import DTYPE, F16, INT8, LEVELS, STATIC, entry, file
+from forge import BF16, DTYPE, F16, INT8, LEVELS, STATIC, entry, file
 from lies import ONE, Lies, W, dense
 from sections import bits, by_reason, other_planes, planes, stream
 
@@ -45,6 +45,16 @@ VALUES: Lies = {
         "kept truth value of 255": file(
             entry(dtype=DTYPE["BOOL"], decoded=b"\xff" + bytes(3)), sections=b"\x01\xff"
         ),
+    },
+    "has a NaN that is not quiet": {
+        f"signalling NaN of {bits:#06x} in value coding {values}": file(
+            entry(values=values, decoded=W),
+            sections=b"\x01" + struct.pack("<H", bits),
+            flags=2,
+            error=bytes(4),
+        )
+        for values, found in ((F16, (0x7C01, 0xFD00)), (BF16, (0x7F81, 0xFFA0)))
+        for bits in found
     },
     "has a level that is not finite": {
         "level NaN": levels(NAN, 1.0),

@@ -58,7 +58,9 @@ def planes(values: bytes, item: int, coded: int) -> tuple[bytes, bytes]:
     """The stream of the most significant bytes of each value, and the others."""
     each = np.frombuffer(values, np.uint8).reshape(-1, item)
     top = np.ascontiguousarray(each[:, ::-1].T[:coded])
-    return coder.encode_planes(top)[-1], each[:, : item - coded].tobytes()
+    streams: list[bytes] = []
+    coder.encode_planes(top, streams.append)
+    return streams[-1], each[:, : item - coded].tobytes()
 
 
 def other_endings(

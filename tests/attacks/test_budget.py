@@ -12,8 +12,9 @@ from honest import DRAFTS
 from lies import ONE
 from sections import stream
 
-from compressor.errors import FormatError
-from compressor.packed import reader
+from compressor.errors import FormatError, InputError
+from compressor.packed import container, reader
+from compressor.packed.reader import Entry
 
 ITEM = {DTYPE["F32"]: 4, DTYPE["F64"]: 8, DTYPE["C64"]: 8, DTYPE["I64"]: 8, DTYPE["U8"]: 1, DTYPE["BOOL"]: 1}
 
@@ -141,3 +142,18 @@ def test_the_longest_walk_through_forty_bytes_ends(shape, positions, which, most
     with pytest.raises(FormatError, match="has a stream with unread bytes"):
         reader.parse(path)
     assert time.process_time() - before < most
+
+
+def test_names_that_share_all_but_their_ends_take_no_more_memory_than_a_file_may_have_of_names(slot):
+    names = ["w" * 1000 + f"{each:05}" for each in range(20_000)]
+    entries = [Entry(name, "dense", "F32", (0,)) for name in names]
+    path = slot.put(file(*container.entries_bytes(entries)))
+
+    def call():
+        with pytest.raises(FormatError, match="has names of more than 16,777,216 bytes"):
+            reader.parse(path)
+
+    assert path.stat().st_size < 20 * len(names)
+    assert peak(call) < 1 << 26
+    with pytest.raises(InputError, match=r"names of 20,100,000 bytes; those of a packed file have at most"):
+        container.check_limits(entries, 1 << 20)

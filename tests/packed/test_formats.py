@@ -133,7 +133,7 @@ def test_column_indices_with_row_counts_are_never_smaller_than_gaps(rows, column
 
 @given(gaps=st.lists(st.integers(0, 200_000), max_size=30))
 def test_the_width_of_the_gaps_is_the_best_one(gaps):
-    width, escapes = positions.best_width(np.array(gaps, np.int64))
+    width, escapes = positions.best_width(np.array(gaps, np.int64), np.ones(len(gaps), np.int64))
     bits = {w: sum(gap // (2**w - 1) + 1 for gap in gaps) * w for w in range(1, 33)}
     assert bits[width] == min(bits.values()) == (len(gaps) + escapes) * width
     assert all(bits[w] > bits[width] for w in range(1, width))
@@ -167,6 +167,7 @@ def test_the_page_names_the_numbers_of_the_code():
         " (no mask)", ""
     ).replace(" (has a mask)", "")
     assert f"{reader.MAX_TENSORS:,} tensors" in page
+    assert f"{reader.MAX_NAMES:,} bytes of names" in page
     assert f"at most {reader.MAX_RANK}" in page
     assert "128 MiB + 16,384 " in page
     assert f"1 to {reader.MAX_NAME:,} bytes" in page
