@@ -343,6 +343,8 @@ PARTS: dict[str, Callable[[], None]] = {
 
 def main(names: list[str]) -> None:
     """Print the tables that are named, or all."""
+    if not {*names} <= {*PARTS}:
+        sys.exit(f"usage: pack.py [{'|'.join(PARTS)}]...")
     versions = f"Python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}"
     print(f"{versions}, {os.cpu_count()} cores, the C++ core {'is' if reader.core else 'is NOT'} built")
     for name in names or PARTS:

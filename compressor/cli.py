@@ -1,6 +1,11 @@
 """The command line: parse, call the library, print. Heavy imports stay inside the commands (DESIGN §7)."""
 
+import errno
+import os
+import signal
+import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +24,7 @@ from compressor.commands import (
     tune,
     verify,
 )
-from compressor.errors import CompressorError, printable
+from compressor.errors import CompressorError, HostError, printable
 from compressor.file_commands import import_, pack, unpack
 
 INTERRUPTED = 130
@@ -35,13 +40,27 @@ class _Commands(TyperGroup):
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         """Run a command."""
+        with suppress(ValueError):  # a thread other than the main one gets no signals
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # nothing half-written then either
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
         except CompressorError as error:
             if ctx.obj:
                 traceback.print_exc()
             typer.echo(printable(f"compressor: {error}"), err=True)
             raise typer.Exit(error.exit_code) from None
+        except OSError as error:
+            if (
+                error.filename is not None or error.errno == errno.EPIPE
+            ):  # click knows what to do when a pipe breaks
+                raise
+            os.dup2(
+                os.open(os.devnull, os.O_WRONLY), 1
+            )  # or what waits to be written fails once more at the end
+            typer.echo(f"compressor: the output cannot be written ({error.strerror})", err=True)
+            raise typer.Exit(HostError.exit_code) from None
         except KeyboardInterrupt:
             hint = "; the same command goes on from here" if ctx.invoked_subcommand == "run" else ""
             typer.echo(f"compressor: interrupted{hint}", err=True)

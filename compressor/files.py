@@ -11,6 +11,11 @@ from pathlib import Path
 from compressor.errors import HostError, InputError
 
 
+def is_folder(path: Path | str) -> bool:
+    """Whether a path names a folder; one that can name nothing, as it is too long, does not."""
+    return os.path.isdir(path)
+
+
 @contextmanager
 def reading(path: Path | str) -> Iterator[BufferedReader]:
     """Open a regular file for the block.
@@ -63,10 +68,10 @@ def check_out(out: Path, *inputs: Path | None) -> None:
 
     Raises InputError, HostError.
     """
-    for path in inputs:
-        if path is not None and path.exists() and out.exists() and out.samefile(path):
-            raise InputError(f"{out}: is the file that is read; give another --out")
     check_target(out)
+    for path in inputs:
+        if path is not None and os.path.exists(path) and out.exists() and out.samefile(path):
+            raise InputError(f"{out}: is the file that is read; give another --out")
 
 
 def kind_of(path: Path | str) -> str:
@@ -96,7 +101,7 @@ def writing(path: Path | str) -> Iterator[Path]:
     """
     path = Path(path)
     check_target(path)
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    beside = path.with_name(f".{secrets.token_hex(8)}.part")  # no longer than what is allowed for any name
     try:
         yield beside
         with beside.open("rb+") as file:

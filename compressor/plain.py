@@ -4,6 +4,7 @@ Source: the README of safetensors, "Format"; what is refused beyond it stands in
 """
 
 import json
+import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,11 +17,12 @@ from typing import Any, Final
 import numpy as np
 
 from compressor.errors import FormatError, InputError
-from compressor.files import reading, writing
+from compressor.files import is_folder, reading, writing
 from compressor.header import check, entries
 from compressor.packed.container import Layout, plain_header
 from compressor.packed.reader import DTYPES, MAX_NAME, MAX_TENSORS, Array
 
+log = logging.getLogger(__name__)
 MAX_HEADER: Final = 1 << 24  # bytes; 131,072 tensors take that much
 NAME: Final = "model.safetensors"
 INDEX: Final = f"{NAME}.index.json"
@@ -46,9 +48,7 @@ def tensors(path: Path | str) -> dict[str, Plain]:
     path: a safetensors file, the index.json of a sharded one, or a folder with one of both. Raises FormatError
     (damaged, not safetensors), InputError (cannot be read, a dtype of less than a byte).
     """
-    path = Path(path)
-    if path.is_dir():
-        path = _inside(path)
+    path = file_of(path)
     return _sharded(path) if path.suffix == ".json" else _single(path)
 
 
@@ -69,10 +69,12 @@ def load(one: Plain) -> Array:
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """Return the names without the prefixes of DataParallel and torch.compile, where all have them."""
+    """Return the names without the prefixes of DataParallel and torch.compile, where all have them, and log that."""
     short = list(names)
     while prefix := next((p for p in PREFIXES if short and all(n.startswith(p) for n in short)), ""):
         short = [name[len(prefix) :] for name in short]
+    if short and short[0] != names[0]:
+        log.warning("all names begin with %s, which is left out", names[0].removesuffix(short[0]))
     return short
 
 
@@ -91,8 +93,11 @@ def write(path: Path | str, layout: Layout, parts: Iterable[tuple[str, Array]]) 
         assert not places, "a tensor of the layout was not written"
 
 
-def _inside(folder: Path) -> Path:
-    """Return the file that a folder means, in the order in which the libraries look for it."""
+def file_of(path: Path | str) -> Path:
+    """Return the path of a file, or of the one in a folder that libraries would look for. Raises InputError."""
+    folder = Path(path)
+    if not is_folder(folder):
+        return folder
     for name in (NAME, INDEX):
         if (folder / name).exists():
             return folder / name

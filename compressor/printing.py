@@ -91,10 +91,19 @@ def sizes(
         *_left(transforms),
         f"{path}: {found.file:,} bytes; dense {found.dense:,}, gzip {gzip}, bound {found.bound:,}",
         f"density {kept / total if total else 1:.6g}: {kept:,} of {total:,} masked weights kept",
-        *(f"left dense: {tensor.name} ({tensor.reason})" for tensor in found.tensors if tensor.reason),
+        *_dense(found),
         *([f"largest error of the rounding: {found.max_error:.3g}"] if found.max_error else []),
         *([] if accuracy is None else [f"accuracy {accuracy:.2%}"]),
     )
+
+
+def _dense(found: "Sizes") -> list[str]:
+    """Return which tensors are dense, by the reason why."""
+    names: dict[str, list[str]] = {}
+    for one in found.tensors:
+        if one.reason:
+            names.setdefault(one.reason, []).append(one.name)
+    return [f"left dense ({why}): {listed(tensors)}" for why, tensors in names.items()]
 
 
 def _left(transforms: Sequence[Found]) -> list[str]:

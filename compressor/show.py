@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from compressor.errors import FormatError, InputError
-from compressor.files import kind_of, read_bytes
+from compressor.files import is_folder, kind_of, read_bytes
 
 Found = dict[str, Any]
 
 
 def look(path: Path) -> Found:
     """Return what is there, its kind under "what". Raises InputError or FormatError."""
-    if path.is_dir():
+    if is_folder(path):
         return _folder(path)
     return _packed(path) if refuse_foreign(path, "safetensors", "onnx") == "safetensors" else _onnx(path)
 
@@ -50,9 +50,10 @@ def _packed(path: Path) -> Found:
     from compressor import packed
     from compressor.packed import reader
 
-    inside = reader.look(path)
+    with reader.opened(path, partly=True) as (inside, tensors):
+        wanted = {one.name for one in inside.entries if one.values == "levels" and one.role != "alias"}
+        levels = {name: one.levels for name, one in tensors if name in wanted} if wanted else {}
     sizes = packed.sizes(path)
-    levels = {name: one.levels for name, one in inside.tensors.items() if one.levels and one.role != "alias"}
     masked = [tensor for tensor in sizes.tensors if tensor.role == "sparse"]
     kept, total = sum(tensor.kept for tensor in masked), sum(tensor.total for tensor in masked)
     return {

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from compressor import plain
-from compressor.errors import InputError, unknown
+from compressor.errors import HostError, InputError, unknown
 from compressor.files import writing
 from compressor.foreign.npz import PARTS
 from compressor.packed import reader
@@ -103,11 +103,11 @@ def _torch(_: Path, __: Header, tensors: Tensors, out: Path) -> None:
             state[name] = csr if len(one.shape) == 2 else {"csr": csr, "shape": list(one.shape)}
         elif one.role == "dense":
             state[name] = source.tensor(one)
-    with (
-        writing(out) as beside,
-        beside.open("wb") as file,
-    ):  # to a path, torch would write its name into the file
-        torch.save(state, file)
+    with writing(out) as beside, beside.open("wb") as file:  # to a path, torch would write its name into it
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # what torch makes of an OSError
+            raise HostError(f"{out}: cannot be written (the disk may be full)") from error
 
 
 def _torch_csr(one: reader.Stored, tensor: "torch.Tensor") -> "torch.Tensor":

@@ -182,7 +182,8 @@ def find_mask(source: nn.Module | Mapping[str, Tensor]) -> Mask:
     if isinstance(source, nn.Module):
         tensors: Mapping[str, Tensor] = prunable(source)
     else:
-        tensors = {name: t for name, t in source.items() if t.is_floating_point() and t.dim() >= 2}
+        floating = {name: t for name, t in source.items() if t.is_floating_point() and t.dim() >= 2}
+        tensors = {name: t for name, t in floating.items() if t.dtype is not torch.float8_e8m0fnu}  # has no 0
     return Mask({name: tensor.detach() != 0 for name, tensor in tensors.items()})
 
 

@@ -235,3 +235,26 @@ def test_a_wholly_dead_layer_leaves_a_constant_network(tmp_path):
     ordered = order_units(folded.model, folded.mask, x)
     compressor.pack(ordered.model, tmp_path / "net", mask=ordered.mask)
     compressor.load(lenet(), tmp_path / "net")
+
+
+class Halves(nn.Module):
+    """A unit divided by itself, or by a number."""
+
+    def __init__(self, by_itself: bool) -> None:
+        super().__init__()
+        self.by_itself = by_itself
+        self.a, self.b = nn.Linear(4, 3), nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.a(x)
+        return self.b(hidden / (hidden if self.by_itself else 2.0))
+
+
+def test_a_unit_that_something_is_divided_by_stays():
+    for by_itself in (True, False):
+        model = seeded(lambda by_itself=by_itself: Halves(by_itself))
+        with torch.no_grad():
+            model.b.weight[:, 1] = 0  # the unit feeds nothing, but as 0 it would make a NaN of 0 / 0
+        done = fold_dead(model, compressor.find_mask(model), noise(4, 4))
+        assert bool(done.model.a.weight[1].any()) == by_itself
+        assert ("a.weight" in done.left) == by_itself

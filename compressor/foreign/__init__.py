@@ -8,7 +8,7 @@ from typing import Final
 
 from compressor import plain
 from compressor.errors import InputError, unknown
-from compressor.files import check_out, kind_of
+from compressor.files import check_out, is_folder, kind_of
 from compressor.foreign import bitmask, dense, npz, pruned
 from compressor.packed import Sizes, reader, write
 from compressor.packed.item import Given
@@ -38,7 +38,7 @@ def import_file(path: Path | str, out: Path | str, *, layout: str = "", name: st
         raise unknown("layout", layout, bitmask.LAYOUTS)
     path, out = Path(path), Path(out)
     check_out(out, path)
-    kind = "safetensors" if path.is_dir() or path.suffix == ".json" else kind_of(path)
+    kind = "safetensors" if is_folder(path) or path.suffix == ".json" else kind_of(path)
     if kind not in IMPORTERS:
         what = {"empty": "is empty", "onnx": "is an ONNX file"}.get(kind, "is something else")
         raise InputError(f"{path}: {what}; safetensors, npz and torch checkpoints are imported")
@@ -56,13 +56,15 @@ def _safetensors(path: Path, out: Path, options: Options, _: ExitStack) -> list[
     if path.is_file() and reader.is_packed(path):
         raise InputError(f"{path}: is a packed file already")
     tensors = plain.tensors(path)
-    check_out(out, *{one.path for one in tensors.values()})
+    check_out(out, plain.file_of(path), *{one.path for one in tensors.values()})
     if options.name:
         raise InputError(f"{path}: its tensors have names; leave out --name")
     if bitmask.is_bitmask(tensors):
         return bitmask.givens(path, tensors, options.layout)
     if not pruned.is_pruned(tensors) and not bitmask.is_beside(path):
         raise InputError(f"{path}: holds nothing sparse; compressor pack {path} --mask-from-zeros takes it")
+    if not pruned.is_pruned(tensors):
+        return [dense.given(name, one) for name, one in tensors.items()]
     return pruned.joined(path, dense.named(tensors))
 
 

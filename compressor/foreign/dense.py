@@ -10,7 +10,7 @@ import numpy as np
 
 from compressor import plain
 from compressor.errors import InputError, unknown
-from compressor.files import check_out, kind_of
+from compressor.files import check_out, is_folder, kind_of
 from compressor.packed import Sizes, reader, write
 from compressor.packed.item import SIGNS, Given
 from compressor.packed.reader import NEVER_SPARSE, Array
@@ -24,7 +24,7 @@ def is_plain(path: Path) -> bool:
 
     Raises InputError if it cannot be read.
     """
-    if path.is_dir() or path.suffix == ".json":
+    if is_folder(path) or path.suffix == ".json":
         return True
     return kind_of(path) == "safetensors" and not reader.is_packed(path)
 
@@ -45,7 +45,7 @@ def pack_plain(
     are raised, and InputError (cannot be read) or FormatError (damaged) for either file.
     """
     found = plain.tensors(path)
-    check_out(out, *{one.path for one in found.values()})
+    check_out(out, plain.file_of(path), *{one.path for one in found.values()})
     tensors = named(found)
     if mask is not None:
         masks = _masks(mask, tensors)

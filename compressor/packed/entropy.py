@@ -6,10 +6,15 @@ zeros left out if that is shorter.
 """
 
 from dataclasses import replace
+from typing import Final
 
 from compressor.packed import positions, values
 from compressor.packed.item import Item, Plan
 from compressor.packed.positions import Fan
+
+FEW: Final = (
+    8  # of so many elements less than one is 0: then the models would take longer than they are worth
+)
 
 
 def plan(item: Item, fan: Fan | None = None) -> Plan:
@@ -32,7 +37,10 @@ def _without_zeros(item: Item) -> Plan | None:
     if len(left) == item.total:
         return None
     entry = replace(item.entry("bitmask"), kept=len(left))
-    entry = min(positions.bitmask(entry), positions.rice(entry, there), key=lambda each: each.section)
-    where = positions.plain_bytes(entry, there)
+    if len(left) and FEW * (item.total - len(left)) > item.total:
+        entry, where = positions.best(entry, there, None, None)
+    else:
+        entry = min(positions.bitmask(entry), positions.rice(entry, there), key=lambda each: each.section)
+        where = positions.plain_bytes(entry, there)
     entry, parts = values.planed(item, entry, left)
     return Plan(entry, lambda: iter([where, *parts]))

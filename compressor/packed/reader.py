@@ -300,6 +300,8 @@ def opened(
         header = _header(path, file, max_bytes)
         source = None if partly and base is None else _source(path, header, base, max_bytes)
         with _told(path):
+            if not header.intact:  # the CRC-32 gives the damaged tensor a name
+                deque(_tensors(file, header, source), 0)
             _check(header.intact, "does not match its SHA-256")
         yield header, _telling(path, _tensors(file, header, source))
 
@@ -602,6 +604,7 @@ def _where_fields(cursor: _Cursor, entry: Entry, masked: list[Entry]) -> Entry:
     if entry.positions == "gaps":
         _check(1 <= entry.width <= 32, f"has gaps of {entry.width} bits")
         _check(entry.escapes * ((1 << entry.width) - 1) <= spare, "has more escapes than its shape allows")
+        _check(entry.kept > 0 or entry.width == 1, "has gaps of no weights")
     if entry.positions == "rice":
         _check(entry.width <= 30, f"has Rice codes of {entry.width} bits")
         _check(entry.escapes << entry.width <= spare, "has longer Rice codes than its shape allows")

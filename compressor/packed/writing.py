@@ -13,6 +13,7 @@ from typing import IO, Final
 import numpy as np
 
 from compressor.errors import HostError, InputError, unknown
+from compressor.files import is_folder
 from compressor.packed import asni2, base, container, reader, sizing
 from compressor.packed.item import Given, Item, Plan, lower, make
 from compressor.packed.reader import Array, Entry, Packed
@@ -80,7 +81,7 @@ def write(
     for one in given:
         container.check_name(one.name)
     folder = Path(path).absolute().parent
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise HostError(f"{path}: cannot be written (there is no folder {folder})")
     if base is not None and Path(path).exists() and Path(path).samefile(base):
         raise InputError(

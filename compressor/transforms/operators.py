@@ -26,7 +26,7 @@ class Units:
 
 
 ELEMENTWISE: Final = frozenset({
-    "abs", "add", "alias", "celu", "clamp", "clamp_max", "clamp_min", "clone", "contiguous", "detach", "div", "elu",
+    "abs", "add", "alias", "celu", "clamp", "clamp_max", "clamp_min", "clone", "contiguous", "detach", "elu",
     "exp", "gelu", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "lift_fresh_copy",
     "log_sigmoid", "mish", "mul", "neg", "relu", "relu6", "rsub", "selu", "sigmoid", "silu",
     "softplus", "softshrink", "sqrt", "square", "sub", "tanh", "threshold", "to", "_to_copy",
@@ -57,15 +57,21 @@ def follow(node: fx.Node, source: fx.Node, at: Units) -> Units | None:
         return at if isinstance(slope, fx.Node) and math.prod(shape_of(slope)) == 1 else None
     if set(node.all_input_nodes) != {source}:
         return None  # another tensor takes part
-    if name in ELEMENTWISE:
-        value = node.meta["val"]
-        return at if shape_of(node) == shape_of(source) and value.is_floating_point() else None
     if name in DROPOUTS:
         return None if node.args[2] else at
     for names, rule in _RULES.items():
         if name in names:
             return rule(node, source, at)
     return None
+
+
+def _elementwise(node: fx.Node, source: fx.Node, at: Units) -> Units | None:
+    return at if shape_of(node) == shape_of(source) and node.meta["val"].is_floating_point() else None
+
+
+def _divided(node: fx.Node, source: fx.Node, at: Units) -> Units | None:
+    """By a number, not by the unit, which may become 0."""
+    return None if node.args[1] is source else _elementwise(node, source, at)
 
 
 def _pooled(node: fx.Node, source: fx.Node, at: Units) -> Units | None:
@@ -114,6 +120,8 @@ def _reshaped(node: fx.Node, source: fx.Node, at: Units) -> Units | None:
 
 
 _RULES: Final[Mapping[frozenset[str], Callable[[fx.Node, fx.Node, Units], Units | None]]] = {
+    ELEMENTWISE: _elementwise,
+    frozenset({"div"}): _divided,
     frozenset(POOLS): _pooled,
     frozenset({"pow"}): _powered,
     frozenset({"pad", "constant_pad_nd"}): _padded,

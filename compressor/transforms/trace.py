@@ -1,9 +1,10 @@
 """A network as a graph of ATen operators, and the float64 values on its edges."""
 
+import io
 import logging
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -99,7 +100,10 @@ def _quiet() -> Iterator[None]:
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with (
+            warnings.catch_warnings(),
+            redirect_stderr(io.StringIO()),
+        ):  # it prints the graph that it gives up
             warnings.simplefilter("ignore")
             yield
     finally:

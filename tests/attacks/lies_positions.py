@@ -113,6 +113,12 @@ POSITIONS: Lies = {
         "2^60 zeros of a quotient": rice(0, 1 << 60, b"\x01"),
         "2^62 zeros of a quotient of 2^30": rice(30, 1 << 62, b"\x01"),
     },
+    "has gaps of no weights": {
+        f"gaps of {width} bits of no weights": file(
+            entry(positions=GAPS, width=width, kept=0, decoded=bytes(16))
+        )
+        for width in (2, 32)
+    },
     "has Rice codes of no weights": {
         "Rice width of no weights": rice(1, 0, b"", kept=0),
         "quotients of no weights": rice(0, 1, b"\x00", kept=0),
