@@ -1277,6 +1277,7 @@ class _Geometry:
         self.high, self.wide = layer.kernel if self.kind == "kernel" else (1, layer.picture or columns)
         if self.kind == "picture":
             self.high = columns // self.wide
+            self.all_around = self._around(np.ones(columns, np.int64))
         around = {"line": BEFORE, "picture": AROUND, "kernel": INSIDE}[self.kind]
         near = 2 if self.kind == "line" else 6
         beside = near if self.kind == "line" else 4
@@ -1316,8 +1317,7 @@ class _Geometry:
             everywhere = ((int(kept.sum()) << 16) // len(kept) + 32 * density) // (row + 32)
             nearby = np.full(len(kept), everywhere, np.int64)
         else:
-            ring, all_ring = self._box(kept, 2, 1)
-            near, all_near = self._box(kept, 1, 2)
+            (ring, near), (all_ring, all_near) = self._around(kept), self.all_around
             far = ((ring << 16) // all_ring + 16 * density) // (row + 16)
             nearby = ((near << 16) // all_near + 128 * far) // (row + 128)
         return nearby if ratio is None else np.minimum(nearby * ratio >> 12, 60000)
@@ -1333,18 +1333,18 @@ class _Geometry:
         both: Array = (channel[:, None] * position // density).reshape(-1)
         return np.minimum(both, 60000)
 
-    def _box(self, kept: Array, reach: int, side: int) -> tuple[Array, Array]:
-        """Return the sums over the square around each pixel, without it; those beside it count `side` times."""
-        sums = []
-        for values in (kept, np.ones_like(kept)):
-            padded = np.pad(values.reshape(self.high, self.wide), reach)
-            total = -values.reshape(self.high, self.wide)
-            for y in range(2 * reach + 1):
-                for x in range(2 * reach + 1):
-                    weight = side if reach == 1 and (y == 1) != (x == 1) else 1
-                    total = total + weight * padded[y : y + self.high, x : x + self.wide]
-            sums.append(total.reshape(-1))
-        return sums[0], sums[1]
+    def _around(self, pixels: Array) -> tuple[Array, Array]:
+        """Return the sums of the 24 pixels around each, and of the 8 nearest, of which those beside it count twice."""
+        high, wide = self.high, self.wide
+        room = np.zeros((high + 4, wide + 4), np.int64)
+        own = room[2:-2, 2:-2]
+        own[:] = pixels.reshape(high, wide)
+        lines = np.add.reduce([room[y : y + high] for y in range(5)])
+        ring = np.add.reduce([lines[:, x : x + wide] for x in range(5)]) - own
+        lines = np.add.reduce([room[y : y + high] for y in (1, 2, 3)])
+        near = np.add.reduce([lines[:, x : x + wide] for x in (1, 2, 3)]) - own
+        beside = room[1:-3, 2:-2] + room[3:-1, 2:-2] + room[2:-2, 1:-3] + room[2:-2, 3:-1]
+        return ring.reshape(-1), (near + beside).reshape(-1)
 
 
 def _shared(offsets: list[tuple[int, Array, int]]) -> Window:
@@ -1459,7 +1459,7 @@ class _Mixed:
         """kept: of each column in the `row` rows before."""
         around = np.maximum(self.geometry.surroundings(row, kept, self.density, self.ratio), 4)
         estimate = ((kept << 16) + self.strength * around) // (row + self.strength)
-        estimate = np.clip(estimate, 2, 65000)
+        estimate = np.minimum(np.maximum(estimate, 2), 65000)
         contexts = np.searchsorted(self.halves * self.density, estimate << 16, side="right")
         self.estimates, self.contexts = estimate.tolist(), contexts.tolist()
         self.expected = self.geometry.expected(estimate)
