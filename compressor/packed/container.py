@@ -61,7 +61,7 @@ def entry_bytes(entry: Entry, previous: str, places: Mapping[str, int], masked: 
         out += number(entry.kept)
     out += _where_bytes(entry, masked)
     if entry.values == "int8":
-        out += number(entry.scales)
+        out += number(entry.rows - entry.scales)
     if entry.values not in ("levels", "base"):
         out += number(entry.stream << 3 | entry.planes)
     return out + entry.crc.to_bytes(4, "little")

@@ -588,10 +588,11 @@ def _entry(cursor: _Cursor, name: str, before: list[Entry], masked: list[Entry],
     entry = Entry(name, role, dtype, shape, kept, positions, values)
     _check(kept <= total, f"claims {kept:,} kept of {total:,} weights")
     entry = _where_fields(cursor, entry, masked)
-    scales = cursor.number() if values == "int8" else 0
+    bare = cursor.number() if values == "int8" else entry.rows
+    _check(bare <= entry.rows, f"claims {bare:,} empty of {entry.rows:,} rows")
     coded = cursor.number() if newer and values not in ("levels", "base") else 0
     crc = int.from_bytes(cursor.take(4), "little")
-    entry = replace(entry, scales=scales, planes=coded & 7, stream=coded >> 3, crc=crc)
+    entry = replace(entry, scales=entry.rows - bare, planes=coded & 7, stream=coded >> 3, crc=crc)
     _check_values(entry, newer)
     return entry
 

@@ -16,7 +16,7 @@ from compressor.errors import FormatError
 from compressor.packed import reader
 
 NUMBERS = (
-    "kept", "width", "escapes", "picture", "ordered", "producer", "coded", "scales", "planes", "stream", "target",
+    "kept", "width", "escapes", "picture", "ordered", "producer", "coded", "bare", "planes", "stream", "target",
 )  # fmt: skip
 ITEMS = {DTYPE["F32"]: 4, DTYPE["F64"]: 8, DTYPE["U8"]: 1}
 CODES = {"role": 3, "positions": 5, "values": 5, "dtype": 18}
@@ -80,7 +80,7 @@ def change_section(rng: random.Random, draft: Draft) -> None:
         data = bytearray(section)
         for _ in range(rng.randint(1, 3)):
             damage(rng, data)
-        key = rng.choice(["coded", "stream", "scales", ""])
+        key = rng.choice(["coded", "stream", "bare", ""])
         if key in fields:
             fields[key] = max(fields[key] + len(data) - len(section), 0)
         draft.tensors[at] = fields, bytes(data)

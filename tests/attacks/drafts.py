@@ -141,7 +141,7 @@ def what(
         stored, item = (decoded.astype("<f4").view("<u4") >> 16).astype("<u2"), 2
     if own["values"] == INT8:
         decoded, stored, scales = eighths(mask)
-        item, own["scales"] = 1, len(scales) // 4
+        item, own["bare"] = 1, len(mask) - len(scales) // 4
     if not coded:
         return decoded, scales + stored.tobytes()
     top, low = planes(stored.tobytes(), item, coded)

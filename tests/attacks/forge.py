@@ -41,7 +41,7 @@ def entry(
     ordered: int = 0,
     producer: int = 0,
     coded: int = 0,
-    scales: int = 0,
+    bare: int = 0,
     planes: int = 0,
     stream: int = 0,
     decoded: bytes = b"",
@@ -59,7 +59,7 @@ def entry(
         out += number(ordered | picture << 1)
         out += (number(producer) if positions == MIXED else b"") + number(coded)
     if values == INT8:
-        out += number(scales)
+        out += number(bare)
     if values in (OWN, F16, BF16, INT8):
         out += number(planes | stream << 3)
     return out + zlib.crc32(decoded).to_bytes(4, "little")

@@ -127,7 +127,7 @@ CONTAINER: Lies = {
         "error declared without rounding": honestly(flags=2, error=bytes(4)),
         "rounding without a declared error": rounded(b"", 0),
         "int8 without a declared error": file(
-            entry(values=INT8, scales=1, decoded=W),
+            entry(values=INT8, decoded=W),
             sections=b"\x01" + struct.pack("<f", 1 / 127) + b"\x7f",
         ),
     },

@@ -25,7 +25,7 @@ def streamed(low: float, high: float, signs: list[int]) -> bytes:
 
 def int8(scales: list[float], codes: list[int], mask: list[int], **more: object) -> bytes:
     """A matrix of rows of four."""
-    own = {"shape": (len(mask) // 4, 4), "kept": sum(mask), "scales": len(scales), "decoded": W}
+    own = {"shape": (len(mask) // 4, 4), "kept": sum(mask), "bare": len(mask) // 4 - len(scales), "decoded": W}
     section = bits(mask) + struct.pack(f"<{len(scales)}f", *scales) + struct.pack(f"<{len(codes)}b", *codes)
     return file(entry(values=INT8, **own | more), sections=section, flags=2, error=bytes(4))  # type: ignore[arg-type]
 
@@ -90,10 +90,12 @@ VALUES: Lies = {
     },
     "has not one scale for each row that has weights": {
         "a scale too few": int8([1.0], [127, 1, 127], ROWS),
-        "a scale too many": int8([1.0, 1.0], [127, 1], ROW),
         "a scale of no weights": int8([1.0], [], [0] * 4),
         "scales of rows that store nothing": int8([1.0, 0.0], [127], [1] + [0] * 7),
-        "a scale for each row of a vector": int8([1.0] * 2, [127, 127], ROW, shape=(4,)),
+    },
+    "claims 2 empty of 1 rows": {
+        "more empty rows than rows": int8([1.0], [127, 1], ROW, bare=2),
+        "empty rows of a vector": int8([1.0], [127, 1], [1, 1, 0, 0], shape=(4,), bare=2),
     },
     "has a scale that is not finite, or negative": {
         "scale NaN": int8([NAN], [127, 1], ROW),

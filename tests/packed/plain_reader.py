@@ -113,7 +113,8 @@ def entry(file: Bytes, one: dict, version: int) -> None:
         one["producer"] = file.number() if one["where"] == MIXED else 0
         one["coded"] = file.number()
     if one["what"] == INT8:
-        one["scales"] = file.number()
+        rows = one["shape"][0] if len(one["shape"]) > 1 else 1
+        one["scales"] = rows - file.number()
     one["planes"] = one["stream"] = 0
     if version == 3 and one["what"] in (OWN, AS_F16, AS_BF16, INT8):
         one["stream"], one["planes"] = divmod(file.number(), 8)
