@@ -33,6 +33,25 @@ INTERRUPTED = 130
 class _Commands(TyperGroup):
     """The one place where an exception becomes a sentence and an exit code."""
 
+    def main(self, *args: Any, **more: Any) -> Any:
+        """Run, and find out in time whether what was printed arrives."""
+        try:
+            try:
+                return super().main(*args, **more)
+            finally:
+                if sys.stdout is not None:
+                    sys.stdout.flush()
+        except OSError as error:
+            if error.filename is not None:
+                raise
+            os.dup2(
+                os.open(os.devnull, os.O_WRONLY), 1
+            )  # what still waits to be written would fail once more
+            if error.errno == errno.EPIPE:
+                sys.exit(1)
+            typer.echo(f"compressor: the output cannot be written ({error.strerror})", err=True)
+            sys.exit(HostError.exit_code)
+
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         """Take --traceback wherever it stands."""
         ctx.obj = "--traceback" in args
@@ -43,24 +62,12 @@ class _Commands(TyperGroup):
         with suppress(ValueError):  # a thread other than the main one gets no signals
             signal.signal(signal.SIGTERM, signal.default_int_handler)  # nothing half-written then either
         try:
-            result = super().invoke(ctx)
-            sys.stdout.flush()
-            return result
+            return super().invoke(ctx)
         except CompressorError as error:
             if ctx.obj:
                 traceback.print_exc()
             typer.echo(printable(f"compressor: {error}"), err=True)
             raise typer.Exit(error.exit_code) from None
-        except OSError as error:
-            if (
-                error.filename is not None or error.errno == errno.EPIPE
-            ):  # click knows what to do when a pipe breaks
-                raise
-            os.dup2(
-                os.open(os.devnull, os.O_WRONLY), 1
-            )  # or what waits to be written fails once more at the end
-            typer.echo(f"compressor: the output cannot be written ({error.strerror})", err=True)
-            raise typer.Exit(HostError.exit_code) from None
         except KeyboardInterrupt:
             hint = "; the same command goes on from here" if ctx.invoked_subcommand == "run" else ""
             typer.echo(f"compressor: interrupted{hint}", err=True)

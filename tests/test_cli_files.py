@@ -61,12 +61,13 @@ def test_the_index_of_a_folder_is_never_written_over(tmp_path):
         (("unpack", "LONG", "--to", "safetensors", "--out", "x"), 3),
         (("unpack", "FILE", "--to", "safetensors", "--out", "LONG"), 4),
         (("import", "LONG", "--out", "x"), 3),
+        (("import", "LONG.json", "--out", "x"), 3),
         (("show", "LONG"), 3),
     ],
 )
 def test_a_name_that_no_file_can_have_is_one_sentence(tmp_path, packed, monkeypatch, words, code):
     monkeypatch.chdir(tmp_path)
-    places = {"LONG": "x" * 300, "FILE": packed}
+    places = {"LONG": "x" * 300, "LONG.json": "x" * 300 + ".json", "FILE": packed}
     assert "File name too long" in told(call(*(places.get(word, word) for word in words)), code)
 
 
@@ -96,7 +97,9 @@ def test_a_full_disk_is_exit_4_and_leaves_nothing(tmp_path, to):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-@pytest.mark.parametrize("words", [["reader"], ["show", "FILE"], ["methods"]])
+@pytest.mark.parametrize(
+    "words", [["reader"], ["show", "FILE"], ["methods"], ["--version"], ["--help"], ["show", "--help"]]
+)
 def test_an_output_that_cannot_be_written_is_exit_4_and_one_sentence(packed, words):
     with open("/dev/full", "w") as full:
         result = subprocess.run(
@@ -108,6 +111,13 @@ def test_an_output_that_cannot_be_written_is_exit_4_and_one_sentence(packed, wor
         )
     assert result.returncode == 4
     assert result.stderr == "compressor: the output cannot be written (No space left on device)\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell closes the output")
+def test_a_closed_output_changes_nothing_but_what_is_seen(packed):
+    words = " ".join([*COMMAND, "show", str(packed)])
+    result = subprocess.run(["sh", "-c", f"{words} >&-"], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 def test_a_polite_kill_leaves_nothing_half_written(tmp_path):

@@ -53,7 +53,7 @@ def _safetensors(path: Path, out: Path, options: Options, _: ExitStack) -> list[
     A file with neither is dense and taken only if a config.json of compressed-tensors lies beside it: since 0.9 that
     leaves a network dense whose weights are not called NAME.weight.
     """
-    if path.is_file() and reader.is_packed(path):
+    if not is_folder(path) and reader.is_packed(path):
         raise InputError(f"{path}: is a packed file already")
     tensors = plain.tensors(path)
     check_out(out, plain.file_of(path), *{one.path for one in tensors.values()})

@@ -60,16 +60,16 @@ def entry_bytes(entry: Entry, previous: str, places: Mapping[str, int], masked: 
     if entry.role == "sparse" or entry.positions != "all":
         out += number(entry.kept)
     out += _where_bytes(entry, masked)
-    if entry.values == "int8":
+    if entry.values == "int8" and entry.stored:
         out += number(entry.rows - entry.scales)
-    if entry.values not in ("levels", "base"):
+    if entry.values not in ("levels", "base") and entry.stored:
         out += number(entry.stream << 3 | entry.planes)
     return out + entry.crc.to_bytes(4, "little")
 
 
 def _where_bytes(entry: Entry, masked: Mapping[str, int]) -> bytes:
     if entry.positions in ("gaps", "rice"):
-        return bytes([entry.width]) + number(entry.escapes)
+        return bytes([entry.width]) + number(entry.escapes) if entry.kept else b""
     if entry.positions not in reader.CODED:
         return b""
     out = number(entry.ordered | entry.picture << 1)

@@ -12,9 +12,7 @@ from compressor.packed import positions, values
 from compressor.packed.item import Item, Plan
 from compressor.packed.positions import Fan
 
-FEW: Final = (
-    8  # of so many elements less than one is 0: then the models would take longer than they are worth
-)
+FEW: Final = 8  # of so many elements not one is 0: then the models take longer than they are worth
 
 
 def plan(item: Item, fan: Fan | None = None) -> Plan:

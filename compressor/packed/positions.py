@@ -10,7 +10,6 @@ from compressor.packed import coder, reader
 from compressor.packed.item import bit_bytes
 from compressor.packed.reader import Array, Entry
 
-BLOCK: Final = 1 << 18  # weights whose places are in memory at once
 SMALL: Final = 1 << 16
 TRIED: Final = 1 << 16  # weights on which the variants of a large layer are compared
 NARROWEST: Final = 4  # pixels of a picture that is tried
@@ -54,7 +53,9 @@ def best(entry: Entry, mask: Array, signs: Array | None, fan: Fan | None) -> tup
     found: list[tuple[Entry, bytes | None]] = [(bitmask(entry), None), (rice(entry, mask), None)]
     if entry.kept and entry.total <= reader.MAX_MIXED:
         found += _streams(entry, mask, signs, fan)
-    shortest, data = min(found, key=lambda each: each[0].section + FIELDS[each[0].positions])
+    shortest, data = min(
+        found, key=lambda each: each[0].section + FIELDS[each[0].positions] * bool(entry.kept)
+    )
     return shortest, plain_bytes(shortest, mask) if data is None else data
 
 
@@ -114,8 +115,8 @@ def _descending(grid: Array) -> bool:
 def _gaps(mask: Array) -> Iterator[Array]:
     """Yield how many pruned weights stand directly before each kept one, block by block: giants have many."""
     last = -1
-    for at in range(0, len(mask), BLOCK):
-        places = np.flatnonzero(mask[at : at + BLOCK]) + at
+    for at in range(0, len(mask), reader.BLOCK):
+        places = np.flatnonzero(mask[at : at + reader.BLOCK]) + at
         if len(places):
             yield np.diff(places, prepend=last) - 1
             last = int(places[-1])

@@ -110,6 +110,7 @@ class Entry:
     crc: int = 0
     alias_of: str = ""
     bytes: int = 0
+    version: int = VERSION
 
     @property
     def total(self) -> int:
@@ -585,31 +586,22 @@ def _entry(cursor: _Cursor, name: str, before: list[Entry], masked: list[Entry],
     without_zeros = math.prod(max(size, 1) for size in shape)  # numpy's limit, for empty arrays too
     _check(without_zeros < 1 << 48, "claims a shape beyond every limit")
     kept = cursor.number() if role == "sparse" or (newer and positions != "all") else total
-    entry = Entry(name, role, dtype, shape, kept, positions, values)
+    entry = Entry(name, role, dtype, shape, kept, positions, values, version=version)
     _check(kept <= total, f"claims {kept:,} kept of {total:,} weights")
     entry = _where_fields(cursor, entry, masked)
-    bare = cursor.number() if values == "int8" else entry.rows
+    bare = cursor.number() if values == "int8" and entry.stored else entry.rows
     _check(bare <= entry.rows, f"claims {bare:,} empty of {entry.rows:,} rows")
-    coded = cursor.number() if newer and values not in ("levels", "base") else 0
+    coded = cursor.number() if newer and values not in ("levels", "base") and entry.stored else 0
     crc = int.from_bytes(cursor.take(4), "little")
     entry = replace(entry, scales=entry.rows - bare, planes=coded & 7, stream=coded >> 3, crc=crc)
-    _check_values(entry, newer)
+    _check_values(entry)
     return entry
 
 
 def _where_fields(cursor: _Cursor, entry: Entry, masked: list[Entry]) -> Entry:
     """Read and check what a position coding says of itself."""
-    spare = entry.total - entry.kept
     if entry.positions in ("gaps", "rice"):
-        entry = replace(entry, width=cursor.byte(), escapes=cursor.number())
-    if entry.positions == "gaps":
-        _check(1 <= entry.width <= 32, f"has gaps of {entry.width} bits")
-        _check(entry.escapes * ((1 << entry.width) - 1) <= spare, "has more escapes than its shape allows")
-        _check(entry.kept > 0 or entry.width == 1, "has gaps of no weights")
-    if entry.positions == "rice":
-        _check(entry.width <= 30, f"has Rice codes of {entry.width} bits")
-        _check(entry.escapes << entry.width <= spare, "has longer Rice codes than its shape allows")
-        _check(entry.kept > 0 or entry.width == entry.escapes == 0, "has Rice codes of no weights")
+        return _runs(cursor, entry) if entry.kept or entry.version < VERSION else entry
     if entry.positions not in CODED:
         return entry
     code = cursor.number()
@@ -622,6 +614,19 @@ def _where_fields(cursor: _Cursor, entry: Entry, masked: list[Entry]) -> Entry:
     _check(entry.kept > 0, "has a stream of no weights")
     entry = replace(entry, coded=cursor.number())
     _check(entry.total <= LONGEST * (entry.coded + 16), "claims more weights than its stream may hold")
+    return entry
+
+
+def _runs(cursor: _Cursor, entry: Entry) -> Entry:
+    entry = replace(entry, width=cursor.byte(), escapes=cursor.number())
+    spare = entry.total - entry.kept
+    if entry.positions == "gaps":
+        _check(1 <= entry.width <= 32, f"has gaps of {entry.width} bits")
+        _check(entry.escapes * ((1 << entry.width) - 1) <= spare, "has more escapes than its shape allows")
+        _check(entry.kept > 0 or entry.width == 1, "has gaps of no weights")
+    else:
+        _check(entry.width <= 30, f"has Rice codes of {entry.width} bits")
+        _check(entry.escapes << entry.width <= spare, "has longer Rice codes than its shape allows")
     return entry
 
 
@@ -650,8 +655,8 @@ def _check_picture(entry: Entry) -> None:
     _check(good, f"has pictures {entry.picture:,} wide, which do not fit its shape")
 
 
-def _check_values(entry: Entry, newer: bool) -> None:
-    sparse = entry.role == "sparse"
+def _check_values(entry: Entry) -> None:
+    sparse, newer = entry.role == "sparse", entry.version == VERSION
     plain = sparse or (entry.values != "levels" and (newer or entry.positions == "all"))
     _check(plain, "is dense with a sparse format")
     _check(
@@ -669,7 +674,6 @@ def _check_values(entry: Entry, newer: bool) -> None:
     )
     _check(entry.planes > 0 or entry.stream == 0, "has a stream of no planes")
     if entry.planes:
-        _check(entry.stored > 0, "has planes of no values")
         _check(entry.planes <= entry.item, f"has {entry.planes} planes of values of {entry.item} bytes")
         longest = LONGEST * (entry.stream + 16)
         _check(entry.stored * entry.planes <= longest, "claims more values than its stream may hold")
@@ -972,9 +976,9 @@ def _values(
     infinite, quiet = (0x7C00, 0x200) if entry.values == "F16" else (0x7F80, 0x40)
     for at in range(0, entry.stored, BLOCK):
         part = low[at : at + BLOCK]
-        # Processors differ in what they make of a NaN that signals.
+        # Processors differ in what they make of a NaN that signals; early writers left them.
         signals = (part & (infinite | quiet) == infinite) & (part & (quiet - 1) > 0)
-        _check(not signals.any(), "has a NaN that is not quiet")
+        _check(entry.version < VERSION or not signals.any(), "has a NaN that is not quiet")
         half = part.view("<f2") if entry.values == "F16" else (part.astype("<u4") << 16).view("<f4")
         found[at : at + BLOCK] = half
     return found.view(raw), None
@@ -1014,11 +1018,18 @@ def _scaled(entry: Entry, scales: Array, codes: Array, mask: Array | None) -> Ar
 
 
 def row_begins(entry: Entry, mask: Array | None) -> Array:
-    """Return for each row that has kept weights how many there are before it."""
-    full = np.full(entry.rows, entry.columns)
-    counts = full if mask is None else np.count_nonzero(mask.reshape(entry.rows, entry.columns), axis=1)
-    begins: Array = (np.cumsum(counts) - counts)[counts > 0]
-    return begins
+    """Return for each row that has kept weights how many there are before it, in memory for those rows only."""
+    size = "<u4" if entry.total < 1 << 32 else "<i8"
+    if mask is None:
+        every: Array = np.arange(entry.rows if entry.total else 0, dtype=size) * entry.columns
+        return every
+    seen, last = 0, -1
+    begins: list[Array] = [np.zeros(0, size)]
+    for at in range(0, len(mask), BLOCK):
+        rows = (np.flatnonzero(mask[at : at + BLOCK]) + at) // entry.columns
+        begins.append((np.flatnonzero(np.diff(rows, prepend=last)) + seen).astype(size))
+        seen, last = seen + len(rows), int(rows[-1]) if len(rows) else last
+    return np.concatenate(begins)
 
 
 def row_blocks(begins: Array, count: int) -> Iterator[tuple[slice, slice, Array]]:
@@ -1026,12 +1037,12 @@ def row_blocks(begins: Array, count: int) -> Iterator[tuple[slice, slice, Array]
     for at in range(0, count, BLOCK):
         end = min(at + BLOCK, count)
         first, last = np.searchsorted(begins, at, side="right") - 1, np.searchsorted(begins, end)
-        yield slice(at, end), slice(first, last), np.maximum(begins[first:last] - at, 0)
+        yield slice(at, end), slice(first, last), np.maximum(begins[first:last].astype(np.int64) - at, 0)
 
 
 def products(codes: Array, scales: Array, begins: Array) -> Array:
     """Return float32: each code times the scale of its row, the first of whose codes stands at `begins`."""
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         found: Array = codes.astype("<f4") * np.repeat(scales, np.diff(begins, append=len(codes)))
     return found
 

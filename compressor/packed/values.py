@@ -13,7 +13,8 @@ from compressor.packed.reader import DTYPES, Array, Entry
 
 MOST: Final = 1 << 28  # bytes of values; beyond, they stand raw
 MANY: Final = 1 << 22  # bytes of values, beyond which not every plane is tried on all of them
-TRIED: Final = 1 << 17  # of so many
+RUNS: Final = 32  # of so many, and values of each: whole runs, as columns differ
+RUN: Final = 4096
 
 
 def raw(item: Item, *, whole: bool = False) -> Iterator[bytes | memoryview]:
@@ -67,7 +68,8 @@ def _promising(values: Array) -> int:
     most = min(int(values.shape[1]), reader.MAX_PLANES)
     if values.nbytes <= MANY:
         return most
-    some = values[:: len(values) // TRIED]
+    step = len(values) // RUNS
+    some = np.concatenate([values[at : at + RUN] for at in range(0, RUNS * step, step)])
     lengths = [0]
     coder.encode_planes(_planes(some, most), lambda coded: lengths.append(len(coded)))
     saved: list[int] = [count * len(some) - length for count, length in enumerate(lengths)]

@@ -1,6 +1,7 @@
 """Build packed files by hand, from docs/formats.md alone, so that every field can lie."""
 
 import hashlib
+import math
 import zlib
 from collections.abc import Iterable
 
@@ -53,14 +54,15 @@ def entry(
     out += (number(len(shape) - 7) if len(shape) >= 7 else b"") + b"".join(number(size) for size in shape)
     if (role == SPARSE or positions != ALL) and kept is not None:
         out += number(kept)
-    if positions in (GAPS, RICE):
+    stored = math.prod(shape) if positions == ALL else kept
+    if positions in (GAPS, RICE) and kept:
         out += bytes([width]) + number(escapes)
     if positions in (STATIC, MIXED):
         out += number(ordered | picture << 1)
         out += (number(producer) if positions == MIXED else b"") + number(coded)
-    if values == INT8:
+    if values == INT8 and stored:
         out += number(bare)
-    if values in (OWN, F16, BF16, INT8):
+    if values in (OWN, F16, BF16, INT8) and stored:
         out += number(planes | stream << 3)
     return out + zlib.crc32(decoded).to_bytes(4, "little")
 

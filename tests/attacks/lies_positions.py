@@ -91,7 +91,6 @@ POSITIONS: Lies = {
         "gaps that do not end": gaps(1, 1, b"\x02"),
         "gaps that end too often": gaps(1, 2, b"\x01"),
         "gaps that end too seldom": gaps(1, 1, b"\x03"),
-        "escapes without a kept weight": gaps(1, 1, b"\x01", kept=0),
     },
     "has gaps that lead past its end": {
         "gaps past the end": gaps(3, 0, b"\x04"),
@@ -112,16 +111,6 @@ POSITIONS: Lies = {
         "quotients past the end with their remainders": rice(1, 2, bits([0, 0, 1]) + bits([0])),
         "2^60 zeros of a quotient": rice(0, 1 << 60, b"\x01"),
         "2^62 zeros of a quotient of 2^30": rice(30, 1 << 62, b"\x01"),
-    },
-    "has gaps of no weights": {
-        f"gaps of {width} bits of no weights": file(
-            entry(positions=GAPS, width=width, kept=0, decoded=bytes(16))
-        )
-        for width in (2, 32)
-    },
-    "has Rice codes of no weights": {
-        "Rice width of no weights": rice(1, 0, b"", kept=0),
-        "quotients of no weights": rice(0, 1, b"\x00", kept=0),
     },
     "has Rice codes that do not end": {
         "quotients that do not end": rice(0, 1, bits([1, 0])),

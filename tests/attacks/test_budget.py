@@ -6,14 +6,31 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import torch
 from drafts import Draft
-from forge import ALL, BASE, DENSE, DTYPE, GAPS, LEVELS, MIXED, RICE, STATIC, alias, entry, file
+from forge import (
+    ALL,
+    BASE,
+    BITMASK,
+    DENSE,
+    DTYPE,
+    GAPS,
+    INT8,
+    LEVELS,
+    MIXED,
+    RICE,
+    SPARSE,
+    STATIC,
+    alias,
+    entry,
+    file,
+)
 from honest import DRAFTS
 from lies import ONE
 from sections import stream
 
 from compressor.errors import FormatError, InputError
-from compressor.packed import container, reader
+from compressor.packed import container, pack, reader
 from compressor.packed.reader import Entry
 
 ITEM = {DTYPE["F32"]: 4, DTYPE["F64"]: 8, DTYPE["C64"]: 8, DTYPE["I64"]: 8, DTYPE["U8"]: 1, DTYPE["BOOL"]: 1}
@@ -157,3 +174,17 @@ def test_names_that_share_all_but_their_ends_take_no_more_memory_than_a_file_may
     assert peak(call) < 1 << 26
     with pytest.raises(InputError, match=r"names of 20,100,000 bytes; those of a packed file have at most"):
         container.check_limits(entries, 1 << 20)
+
+
+@pytest.mark.parametrize(("role", "positions"), [(DENSE, ALL), (SPARSE, BITMASK), (SPARSE, GAPS)])
+def test_rows_without_elements_take_no_memory(role, positions, slot):
+    own = entry(values=INT8, role=role, positions=positions, shape=(1 << 40, 0), kept=0)
+    path = slot.put(file(own, flags=2, error=bytes(4)))
+    assert peak(lambda: reader.parse(path, max_bytes=1 << 20)) < 1 << 20
+
+
+def test_rows_of_one_element_take_memory_for_those_that_are_kept_only(tmp_path):
+    weight = torch.zeros(1 << 22, 1)
+    weight[[5, 77, 1 << 20]] = 1.5
+    pack({"w": weight}, tmp_path / "w", mask={"w": weight != 0}, values="int8", format="csr")
+    assert peak(lambda: reader.parse(tmp_path / "w")) < 6 * weight.numel() + (1 << 24)

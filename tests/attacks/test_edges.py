@@ -8,8 +8,10 @@ from drafts import Draft
 from forge import (
     ALL,
     BASE,
+    BF16,
     DENSE,
     DTYPE,
+    F16,
     GAPS,
     LEVELS,
     MIXED,
@@ -62,6 +64,16 @@ def test_shapes_of_every_rank_and_size(shape, slot):
 def test_a_dtype_without_a_zero_is_dense(slot):
     own = dense(b"w", W[:4], dtype=DTYPE["F8_E8M0"])
     assert reader.parse(slot.put(file(own, sections=W[:4]))).tensors["w"].data.tobytes() == W[:4]
+
+
+@pytest.mark.parametrize(("code", "bits"), [(F16, 0x7C01), (BF16, 0x7F81)])
+def test_a_nan_that_signals_is_read_from_the_versions_that_wrote_it(code, bits, slot):
+    half = np.array([bits], "<u2")
+    with np.errstate(invalid="ignore"):
+        wide = half.view("<f2").astype("<f4") if code == F16 else (half.astype("<u4") << 16).view("<f4")
+    own = old_entry(values=code, decoded=wide.tobytes() + bytes(12))
+    path = slot.put(file(own, sections=b"\x01" + half.tobytes(), version=1, flags=2, error=bytes(8)))
+    assert reader.parse(path).tensors["w"].data.tobytes() == wide.tobytes() + bytes(12)
 
 
 def test_levels_of_no_weights_are_zero(slot):

@@ -106,17 +106,17 @@ def entry(file: Bytes, one: dict, version: int) -> None:
     one["n"] = one["kept"] = math.prod(one["shape"])
     if one["role"] == SPARSE or (version == 3 and one["where"] != ALL):
         one["kept"] = file.number()
-    if one["where"] in (GAPS, RICE):
+    one["width"] = one["escapes"] = 0
+    if one["where"] in (GAPS, RICE) and (one["kept"] or version < 3):
         one["width"], one["escapes"] = file.take(1)[0], file.number()
     if one["where"] in (STATIC, MIXED):
         one["picture"], one["ordered"] = divmod(file.number(), 2)
         one["producer"] = file.number() if one["where"] == MIXED else 0
         one["coded"] = file.number()
-    if one["what"] == INT8:
-        rows = one["shape"][0] if len(one["shape"]) > 1 else 1
-        one["scales"] = rows - file.number()
+    values = one["n"] if one["where"] == ALL else one["kept"]
+    one["scales"] = rows(one) - file.number() if one["what"] == INT8 and values else 0
     one["planes"] = one["stream"] = 0
-    if version == 3 and one["what"] in (OWN, AS_F16, AS_BF16, INT8):
+    if version == 3 and one["what"] in (OWN, AS_F16, AS_BF16, INT8) and values:
         one["stream"], one["planes"] = divmod(file.number(), 8)
     one["crc"] = int.from_bytes(file.take(4), "little")
 
