@@ -190,14 +190,14 @@ def lower(item: Item, values: str) -> Item:
 def _lower_8(item: Item, wide: Array, back: Array) -> tuple[Array, Array]:
     """Return the codes and the scales; fill in the values that they stand for."""
     begins = row_begins(item.entry("all"), item.mask)
-    largest = np.zeros(len(begins), "<f4")
+    scales = np.zeros(len(begins), "<f4")  # first what is largest in each row
     for part, rows, inside in row_blocks(begins, len(wide)):
         if not np.isfinite(wide[part]).all():
             raise InputError(f'tensor "{item.name}": holds NaN or infinity, which int8 cannot')
         with np.errstate(over="ignore"):
             single = np.abs(wide[part].astype("<f4"))
-        largest[rows] = np.maximum(largest[rows], np.maximum.reduceat(single, inside))
-    scales = (largest / np.float32(127)).astype("<f4")
+        scales[rows] = np.maximum(scales[rows], np.maximum.reduceat(single, inside))
+    scales /= np.float32(127)
     scales[scales < FINEST] = 0
     codes = np.zeros(len(wide), np.int8)
     for part, rows, inside in row_blocks(begins, len(wide)):
@@ -207,7 +207,7 @@ def _lower_8(item: Item, wide: Array, back: Array) -> tuple[Array, Array]:
             quotient = np.divide(single, each, out=np.zeros_like(single), where=each > 0)
             codes[part] = np.rint(quotient).astype(np.int8)
     while (spare := larger_than_needed(codes, scales, begins)).any():
-        scales = np.where(spare, np.nextafter(scales, np.float32(0)), scales)
+        scales[spare] = np.nextafter(scales[spare], np.float32(0))
     for part, rows, inside in row_blocks(begins, len(wide)):
         back[part] = products(codes[part], scales[rows], inside)
     return codes, scales

@@ -106,10 +106,15 @@ def _coded(entry: Entry, mask: Array, signs: Array | None, fan: Array | None) ->
 def _descending(grid: Array) -> bool:
     """Whether no row is, as a binary number, greater than the row above it."""
     rows = np.packbits(grid, axis=1)
-    differ = rows[:-1] != rows[1:]
-    first = differ.argmax(1)
-    pick = np.arange(len(first))
-    return bool((rows[:-1][pick, first] >= rows[1:][pick, first]).all())
+    step = max(reader.BLOCK // rows.shape[1], 1)
+    for at in range(0, len(rows) - 1, step):
+        below = rows[at + 1 : at + 1 + step]
+        above = rows[at : at + len(below)]
+        first = (above != below).argmax(1)
+        pick = np.arange(len(first))
+        if (above[pick, first] < below[pick, first]).any():
+            return False
+    return True
 
 
 def _gaps(mask: Array) -> Iterator[Array]:

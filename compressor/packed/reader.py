@@ -1009,7 +1009,7 @@ def _scaled(entry: Entry, scales: Array, codes: Array, mask: Array | None) -> Ar
         largest[rows] = np.maximum(largest[rows], sizes)
         found[part] = products(codes[part], scales[rows], inside)
         _check(bool(np.isfinite(found[part]).all()), "has a scale whose products are not finite")
-    fits = largest == np.where(scales == 0, 0, 127)
+    fits = np.where(scales == 0, largest == 0, largest == 127)
     _check(bool(fits.all()), "has a row whose largest code is not 127")
     _check(
         not larger_than_needed(codes, scales, begins).any(), "has a scale that a smaller one could stand for"
@@ -1036,7 +1036,8 @@ def row_blocks(begins: Array, count: int) -> Iterator[tuple[slice, slice, Array]
     """Yield blocks of kept weights: which they are, their rows among `begins`, and where these begin in the block."""
     for at in range(0, count, BLOCK):
         end = min(at + BLOCK, count)
-        first, last = np.searchsorted(begins, at, side="right") - 1, np.searchsorted(begins, end)
+        low, high = np.array([at, end], begins.dtype)  # of another type, all of begins would be converted
+        first, last = np.searchsorted(begins, low, side="right") - 1, np.searchsorted(begins, high)
         yield slice(at, end), slice(first, last), np.maximum(begins[first:last].astype(np.int64) - at, 0)
 
 

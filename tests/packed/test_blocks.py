@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from compressor.packed import asni2, item, pack, reader, unpack, values
+from compressor.packed import asni2, item, pack, positions, reader, unpack, values
 
 SHAPES = [(), (1,), (8,), (64, 1), (1, 64), (9, 7), (3, 64), (5, 2, 3, 3), (130, 3), (0, 4), (4, 0)]
 PACKING = [
@@ -58,3 +58,17 @@ def test_planes_are_tried_on_runs_that_see_every_column(tmp_path):
     weighed = pack({"w": torch.from_numpy(bits.view("<i4"))}, tmp_path / "net")
     assert weighed.file < bits.nbytes // 3
     assert np.array_equal(unpack(tmp_path / "net")["w"].numpy(), bits.view("<i4"))
+
+
+@pytest.mark.parametrize("block", [8, 1 << 18])
+def test_descending_rows_are_found_wherever_a_block_ends(monkeypatch, block):
+    monkeypatch.setattr(reader, "BLOCK", block)
+    generator = np.random.default_rng(0)
+    for columns in (1, 3, 9, 20):
+        rows = generator.random((30, columns)) < 0.3
+        down = np.array(sorted(rows.tolist(), reverse=True))
+        assert positions._descending(down)
+        for at in range(len(down) - 1):
+            swapped = down.copy()
+            swapped[[at, at + 1]] = down[[at + 1, at]]
+            assert positions._descending(swapped) == bool((down[at] == down[at + 1]).all())
