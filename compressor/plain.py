@@ -1,6 +1,6 @@
 """Plain safetensors files, single or sharded, read and written tensor by tensor with numpy alone.
 
-Source: the README of safetensors, "Format"; what is refused beyond it stands in header.py.
+Source: the README of safetensors, "Format"; what is refused beyond it stands in safetensors_header.py.
 """
 
 import json
@@ -18,7 +18,7 @@ import numpy as np
 
 from compressor.errors import FormatError, InputError
 from compressor.files import is_folder, reading, writing
-from compressor.header import check, entries
+from compressor.safetensors_header import check, entries
 from compressor.packed.container import Layout, plain_header
 from compressor.packed.reader import DTYPES, MAX_NAME, MAX_TENSORS, Array
 

@@ -74,8 +74,6 @@ def write(
     Several are in memory at once only while they take less than 64 MiB together. threads: default one per core.
     compare: measure gzip of the dense file too. All else, and errors: as for `pack`.
     """
-    if kind not in reader.KINDS:
-        raise unknown("kind", kind, reader.KINDS)
     if threads is not None and threads < 1:
         raise InputError(f"threads: {threads}; at least one has to work")
     for one in given:
@@ -83,13 +81,7 @@ def write(
     folder = Path(path).absolute().parent
     if not is_folder(folder):
         raise HostError(f"{path}: cannot be written (there is no folder {folder})")
-    if base is not None and Path(path).exists() and Path(path).samefile(base):
-        raise InputError(
-            f"{path}: is the base, without which the task file cannot be read; give another name"
-        )
-    based = None if base is None else reader.parse(base)
-    if based is not None and "start" in (kind, based.kind):
-        raise InputError(f"{base}: a base and what is made from it are networks, not starts of a training")
+    based = _based(Path(path), kind, base)
     settings = Settings(format, values, biases, based)
     try:
         with tempfile.SpooledTemporaryFile(IN_MEMORY, dir=str(folder)) as spool:
@@ -110,6 +102,22 @@ def write(
     except MemoryError:
         raise HostError(f"{path}: cannot be written (its tensors do not fit into memory)") from None
     return replace(sizes, base=sha256)
+
+
+def _based(path: Path, kind: str, base: Path | str | None) -> Packed | None:
+    """Return the base of a file of this kind, if there is one and it can be."""
+    if kind not in reader.KINDS:
+        raise unknown("kind", kind, reader.KINDS)
+    if base is None:
+        return None
+    if path.exists() and path.samefile(base):
+        raise InputError(
+            f"{path}: is the base, without which the task file cannot be read; give another name"
+        )
+    found = reader.parse(base)
+    if "start" in (kind, found.kind):
+        raise InputError(f"{base}: a base and what is made from it are networks, not starts of a training")
+    return found
 
 
 def _from_base(done: Done) -> bool:
