@@ -18,9 +18,9 @@ import numpy as np
 
 from compressor.errors import FormatError, InputError
 from compressor.files import is_folder, reading, writing
-from compressor.safetensors_header import check, entries
 from compressor.packed.container import Layout, plain_header
 from compressor.packed.reader import DTYPES, MAX_NAME, MAX_TENSORS, Array
+from compressor.safetensors_header import check, entries
 
 log = logging.getLogger(__name__)
 MAX_HEADER: Final = 1 << 24  # bytes; 131,072 tensors take that much
