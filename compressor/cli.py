@@ -44,9 +44,8 @@ class _Commands(TyperGroup):
         except OSError as error:
             if error.filename is not None:
                 raise
-            os.dup2(
-                os.open(os.devnull, os.O_WRONLY), 1
-            )  # what still waits to be written would fail once more
+            # What still waits to be written would fail once more at the end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             if error.errno == errno.EPIPE:
                 sys.exit(1)
             typer.echo(f"compressor: the output cannot be written ({error.strerror})", err=True)

@@ -13,8 +13,8 @@ from compressor.packed.reader import DTYPES, Array, Entry
 
 MOST: Final = 1 << 28  # bytes of values; beyond, they stand raw
 MANY: Final = 1 << 22  # bytes of values, beyond which not every plane is tried on all of them
-RUNS: Final = 32  # of so many, and values of each: whole runs, as columns differ
-RUN: Final = 4096
+RUNS: Final = 32  # of values that are tried instead, as columns differ from each other,
+RUN: Final = 4096  # each so long
 
 
 def raw(item: Item, *, whole: bool = False) -> Iterator[bytes | memoryview]:
