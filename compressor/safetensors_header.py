@@ -20,7 +20,9 @@ from compressor.packed.reader import DTYPES, MAX_NAME, MAX_RANK
 FIELDS: Final = ("data_offsets", "dtype", "shape")
 SMALL: Final = ("F4", "F6_E2M3", "F6_E3M2")  # safetensors dtypes of less than a byte
 MAX_ELEMENTS: Final = 1 << 48
-_BLANK: Final = re.compile(rb"[ \t\n\r]*")
+MAX_KEYS: Final = 1 << 16  # of __metadata__
+MAX_BLANKS: Final = 1 << 12  # in one place: a page, to which some writers fill the header
+_BLANK: Final = re.compile(rb"[ \t\n\r]{0,%d}" % MAX_BLANKS)
 _STRING: Final = re.compile(rb'"(?:[^"\\\x00-\x1f]++|\\["\\/bfnrtu])*+"')
 _FIELD: Final = re.compile(
     rb'"(dtype|shape|data_offsets)"[ \t\n\r]*:[ \t\n\r]*(?:"([A-Z0-9_]{1,16})"|\[([0-9, \t\n\r]*)\])'
@@ -97,7 +99,12 @@ def entries(data: bytes) -> Iterator[Entry]:
         more = header.take(b",")
         if not more:
             header.expect(b"}")
-    check(not header.data[header.at :].strip(b" "), "has a header with something behind its last }")
+    behind = header.data[header.at :]
+    check(not behind.strip(b" "), "has a header with something behind its last }")
+    check(
+        len(behind) <= MAX_BLANKS,
+        f"has {len(behind):,} blanks behind its header; {MAX_BLANKS:,} are the limit",
+    )
 
 
 def _metadata(header: _Text) -> None:
@@ -107,6 +114,7 @@ def _metadata(header: _Text) -> None:
     while more:
         key = header.string()
         check(key not in keys, f"has the key {key[:80]!r} twice in its __metadata__")
+        check(len(keys) < MAX_KEYS, f"has more than {MAX_KEYS:,} keys in its __metadata__")
         keys.add(key)
         header.expect(b":")
         header.string()

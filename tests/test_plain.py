@@ -188,9 +188,28 @@ def many(count: int) -> bytes:
         (lambda: raw('{"__metadata__":{"a":"' + "x" * 16_000_000 + '"}},'), "something behind"),
         (lambda: raw('{"w":' + text(shape="[" + "0," * 5_000_000 + "0]") + "}"), "more than 32 dimensions"),
         (lambda: raw('{"w":' + "[" * 10_000_000), "with no '{'"),
-        (lambda: raw("{" + " " * 10_000_000 + '"w":' + text() + "}", E8 + E8), "does not end where"),
+        (
+            lambda: raw("{" + " " * 10_000_000 + '"w":' + text() + "}", E8),
+            "a string missing or wrong at byte 9",
+        ),
+        (lambda: raw('{"w":' + text() + "}" + " " * 10_000_000, E8), "blanks behind its header; 4,096 are"),
+        (
+            lambda: raw('{"__metadata__":' + json.dumps(dict.fromkeys(map(str, range(10**6)), "")) + "}"),
+            "65,536 keys",
+        ),
     ],
-    ids=["tensors", "more tensors", "metadata", "blanks", "less metadata", "rank", "depth", "blanks inside"],
+    ids=[
+        "tensors",
+        "more tensors",
+        "metadata",
+        "blanks",
+        "less metadata",
+        "rank",
+        "depth",
+        "blanks inside",
+        "blanks behind",
+        "keys",
+    ],
 )
 def test_a_huge_header_is_refused_before_it_takes_memory(tmp_path: Path, make: object, reason: str) -> None:
     (tmp_path / "w").write_bytes(make())  # type: ignore[operator]
