@@ -106,6 +106,7 @@ def test_run_json_is_the_report_and_nothing_more(done):
 
 def test_a_dry_run_of_a_sweep_names_its_runs_and_how_to_type_them(done, monkeypatch):
     monkeypatch.chdir(done)
+    monkeypatch.delenv("COMPRESSOR_DATA", raising=False)
     command = ["run", "job.toml", "--set", "prune.density=0.2,0.1", *SETS, "--out", "some where"]
     result = call(*command, "--dry-run")
     assert "prune.density=0.2:" in result.stdout.splitlines()
@@ -200,7 +201,8 @@ def test_a_file_of_another_kind_is_told_by_what_it_is(done, weights, tmp_path):
         assert "an ONNX file is wanted here" in verified.stderr
 
 
-def test_hints_work_as_typed(done, tmp_path):
+def test_hints_work_as_typed(done, tmp_path, monkeypatch):
+    monkeypatch.delenv("COMPRESSOR_DATA", raising=False)
     data = f"npz:{done / 'data.npz'}"
     path = tmp_path / "net.safetensors"
     path.write_bytes((done / "run/model.safetensors").read_bytes())
