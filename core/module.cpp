@@ -128,7 +128,7 @@ nb::bytes py_tables() {
 NB_MODULE(_core, m) {
     using namespace compressor;
     m.doc() = "The arithmetic coder in C++; the same bytes as the plain Python in reader.py.";
-    m.attr("MODEL") = 1;  // of the predictions: reader.py uses no core of another one
+    m.attr("MODEL") = 2;  // of the coder and of these calls: reader.py uses no core of another one
     m.def("encode_mask", &py_encode_mask, "mask"_a, "signs"_a.none(), "mixed"_a, "rows"_a, "columns"_a, "kept"_a, "picture"_a,
           "high"_a, "wide"_a, "fan"_a.none(), "ordered"_a, "signed"_a);
     m.def("decode_mask", &py_decode_mask, "data"_a, "mixed"_a, "rows"_a, "columns"_a, "kept"_a, "picture"_a, "high"_a,

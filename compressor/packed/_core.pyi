@@ -5,6 +5,7 @@ after the tensor's name, such as "has a stream with unread bytes at its end". Th
 The arguments from mixed on are those of reader.core_arguments.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -43,8 +44,8 @@ def decode_mask(
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Return mask (rows * columns) and signs (kept, or none)."""
 
-def encode_planes(planes: NDArray[np.uint8]) -> list[bytes]:
-    """Return the streams of the first plane, the first two, and so on; planes: [planes, n]."""
+def encode_planes(planes: NDArray[np.uint8], take: Callable[[bytes], object]) -> None:
+    """Give `take` the streams of the first plane, the first two, and so on; planes: [planes, n]."""
 
 def decode_planes(data: bytes, planes: int, count: int) -> NDArray[np.uint8]:
     """Return uint8[planes, count]."""

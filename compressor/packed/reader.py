@@ -35,7 +35,7 @@ except ImportError:  # copied out: the two errors are all that this file takes f
         """The file cannot be read."""
 
 
-MODEL: Final = 1  # of the coder's predictions; a core that was built for another one is not used
+MODEL: Final = 2  # of the coder and of the calls to it; a core that was built for another one is not used
 core: Any = (
     None  # the optional part in C++, which codes the same bytes as the plain Python below, only faster
 )
