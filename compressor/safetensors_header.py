@@ -69,6 +69,21 @@ class _Text:
             raise FormatError(f"has text that is not UTF-8 before byte {8 + self.at}") from None
         return text
 
+    def keys(self, twice: str) -> Iterator[str]:
+        """Yield the keys of an object, each once, or else `twice` with its name; who takes them reads the values."""
+        self.expect(b"{")
+        seen: set[str] = set()
+        more = not self.take(b"}")
+        while more:
+            key = self.string()
+            check(key not in seen, twice.format(repr(key[:MAX_NAME])))
+            seen.add(key)
+            self.expect(b":")
+            yield key
+            more = self.take(b",")
+            if not more:
+                self.expect(b"}")
+
 
 def entries(data: bytes) -> Iterator[Entry]:
     """Yield name, dtype, shape, and where the tensor begins and ends in the data, of every tensor in the header.
@@ -78,14 +93,7 @@ def entries(data: bytes) -> Iterator[Entry]:
     """
     header = _Text(data)
     check(data[:1] == b"{", "is not a safetensors file: its header does not begin with {")
-    header.expect(b"{")
-    names: set[str] = set()
-    more = not header.take(b"}")
-    while more:
-        name = header.string()
-        check(name not in names, f"has two tensors of the name {name[:MAX_NAME]!r}")
-        names.add(name)
-        header.expect(b":")
+    for name in header.keys("has two tensors of the name {}"):
         if name == "__metadata__":
             _metadata(header)
         else:
@@ -96,9 +104,6 @@ def entries(data: bytes) -> Iterator[Entry]:
             with _named(name):
                 entry = _entry(header)
             yield name, *entry
-        more = header.take(b",")
-        if not more:
-            header.expect(b"}")
     behind = header.data[header.at :]
     check(not behind.strip(b" "), "has a header with something behind its last }")
     check(
@@ -108,19 +113,9 @@ def entries(data: bytes) -> Iterator[Entry]:
 
 
 def _metadata(header: _Text) -> None:
-    header.expect(b"{")
-    keys: set[str] = set()
-    more = not header.take(b"}")
-    while more:
-        key = header.string()
-        check(key not in keys, f"has the key {key[:80]!r} twice in its __metadata__")
-        check(len(keys) < MAX_KEYS, f"has more than {MAX_KEYS:,} keys in its __metadata__")
-        keys.add(key)
-        header.expect(b":")
+    for place, _ in enumerate(header.keys("has the key {} twice in its __metadata__")):
+        check(place < MAX_KEYS, f"has more than {MAX_KEYS:,} keys in its __metadata__")
         header.string()
-        more = header.take(b",")
-        if not more:
-            header.expect(b"}")
 
 
 def _entry(header: _Text) -> tuple[str, tuple[int, ...], int, int]:

@@ -61,11 +61,11 @@ def _safetensors(path: Path, out: Path, options: Options, _: ExitStack) -> list[
         raise InputError(f"{path}: its tensors have names; leave out --name")
     if bitmask.is_bitmask(tensors):
         return bitmask.givens(path, tensors, options.layout)
-    if not pruned.is_pruned(tensors) and not bitmask.is_beside(path):
+    if pruned.is_pruned(tensors):
+        return pruned.joined(path, dense.named(tensors))
+    if not bitmask.is_beside(path):
         raise InputError(f"{path}: holds nothing sparse; compressor pack {path} --mask-from-zeros takes it")
-    if not pruned.is_pruned(tensors):
-        return [dense.given(name, one) for name, one in tensors.items()]
-    return pruned.joined(path, dense.named(tensors))
+    return [dense.given(name, one) for name, one in tensors.items()]
 
 
 def _npz(path: Path, _: Path, options: Options, stack: ExitStack) -> list[Given]:

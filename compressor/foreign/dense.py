@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -13,10 +13,8 @@ from compressor.errors import InputError, unknown
 from compressor.files import check_out, is_folder, kind_of
 from compressor.packed import Sizes, reader, write
 from compressor.packed.item import SIGNS, Given
-from compressor.packed.reader import NEVER_SPARSE, Array
+from compressor.packed.reader import NEVER_SPARSE, Array, pieces
 from compressor.plain import Plain
-
-BLOCK: Final = 1 << 20
 
 
 def is_plain(path: Path) -> bool:
@@ -111,6 +109,6 @@ def _numbers(bits: Array, dtype: str) -> Array:
     """Return which elements are neither +0.0 nor -0.0; in blocks, as a copy of the tensor is too much."""
     magnitude = bits.dtype.type(~SIGNS.get(dtype, 0) & (1 << 8 * bits.itemsize) - 1)
     found = np.empty(len(bits), bool)
-    for at in range(0, len(bits), BLOCK):
-        np.not_equal(bits[at : at + BLOCK] & magnitude, 0, out=found[at : at + BLOCK])
+    for part in pieces(len(bits)):
+        np.not_equal(bits[part] & magnitude, 0, out=found[part])
     return found

@@ -13,9 +13,9 @@ import numpy as np
 
 from compressor.errors import FormatError
 from compressor.packed import positions, reader
-from compressor.packed.item import Item, Plan, bit_bytes, raise_16
+from compressor.packed.item import Item, Plan, bit_bytes
 from compressor.packed.positions import Fan
-from compressor.packed.reader import BLOCK, DTYPES, LEVEL_DTYPES, Array, level_bits
+from compressor.packed.reader import DTYPES, LEVEL_DTYPES, Array, level_bits, pieces, raise_16
 
 
 def plan(item: Item, fan: Fan | None = None) -> Plan | str:
@@ -43,8 +43,7 @@ def levels(item: Item) -> Array | str:
         return np.zeros(2, np.float32)
     bits = item.kept_bits
     pair = np.array([bits.min(), bits.max()])
-    blocks = (bits[at : at + BLOCK] for at in range(0, len(bits), BLOCK))
-    if not all(((each == pair[0]) | (each == pair[1])).all() for each in blocks):
+    if not all(((bits[part] == pair[0]) | (bits[part] == pair[1])).all() for part in pieces(len(bits))):
         return "it takes more than two values; asni2 stores two levels (compressor.to_levels makes them)"
     with np.errstate(over="ignore", invalid="ignore"):
         wide = raise_16(pair, "BF16") if item.dtype == "BF16" else pair.view(DTYPES[item.dtype])

@@ -14,11 +14,10 @@ from compressor.packed.item import Item, Plan
 
 def plan(item: Item) -> Plan | str:
     """Return the tensor in this format, or why not."""
-    if item.mask is None or item.kept == item.total:
-        return Plan(item.entry("all"), partial(values.raw, item, whole=True))
-    if item.values == "int8":
+    pruned = item.mask is not None and item.kept < item.total
+    if pruned and item.values == "int8":
         return "dense would store a code for every pruned weight"
-    zeros = item.kept - int(np.count_nonzero(item.kept_bits))
+    zeros = item.kept - int(np.count_nonzero(item.kept_bits)) if pruned else 0
     if zeros:
         return f"dense cannot tell its {zeros:,} kept zeros from pruned weights"
     return Plan(item.entry("all"), partial(values.raw, item, whole=True))

@@ -10,14 +10,15 @@ import numpy as np
 
 from compressor.errors import InputError
 from compressor.packed.reader import (
-    BLOCK,
     DTYPES,
     LOWERED_DTYPES,
     NEVER_SPARSE,
     Array,
     Entry,
     larger_than_needed,
+    pieces,
     products,
+    raise_16,
     row_begins,
     row_blocks,
 )
@@ -125,8 +126,8 @@ def make(name: str, dtype: str, shape: tuple[int, ...], bits: Array, mask: Array
     mask = mask.reshape(-1)
     magnitude = bits.dtype.type(~SIGNS.get(dtype, 0) & (1 << 8 * bits.itemsize) - 1)
     wrong = 0
-    for at in range(0, len(bits), BLOCK):
-        pruned = bits[at : at + BLOCK][~mask[at : at + BLOCK]]
+    for part in pieces(len(bits)):
+        pruned = bits[part][~mask[part]]
         wrong += int(np.count_nonzero(pruned & magnitude))
     if wrong:
         raise InputError(
@@ -139,14 +140,13 @@ def make(name: str, dtype: str, shape: tuple[int, ...], bits: Array, mask: Array
 def _blocks(mask: Array | None, kept: Array) -> Iterator[Array]:
     """Yield the elements of a tensor, block by block, from those under its mask."""
     if mask is None:
-        yield from (kept[at : at + BLOCK] for at in range(0, len(kept), BLOCK))
+        yield from (kept[part] for part in pieces(len(kept)))
         return
     at = 0
-    for begin in range(0, len(mask), BLOCK):
-        part = mask[begin : begin + BLOCK]
-        block = np.zeros(len(part), kept.dtype)
-        count = int(np.count_nonzero(part))
-        block[part] = kept[at : at + count]
+    for part in pieces(len(mask)):
+        block = np.zeros(part.stop - part.start, kept.dtype)
+        count = int(np.count_nonzero(mask[part]))
+        block[mask[part]] = kept[at : at + count]
         at += count
         yield block
 
@@ -172,10 +172,9 @@ def lower(item: Item, values: str) -> Item:
     codes = scales = None
     if values == "int8":
         codes, scales = _lower_8(item, wide, back)
-    for at in range(0, len(wide), BLOCK):
-        part = slice(at, at + BLOCK)
+    for part in pieces(len(wide)):
         if values != "int8":
-            back[part] = raise_16(lower_16(wide[part], values), values)
+            back[part] = raise_16(lower_16(wide[part], values).view("<u2"), values)
         finite = np.isfinite(wide[part])
         before, after = wide[part][finite], back[part][finite]
         if not np.isfinite(after).all():
@@ -230,13 +229,6 @@ def _quiet(wide: Array, half: Array) -> Array:
     bits = wide.view(f"<u{size}")
     sign, payload = bits >> (8 * size - 16) & 0x8000, bits >> (13 if size == 4 else 42) & 0x1FF
     return np.where(np.isnan(wide), (sign | 0x7E00 | payload).astype("<u2"), half.view("<u2")).view("<f2")
-
-
-def raise_16(low: Array, values: str) -> Array:
-    """Return float16 or bfloat16 numbers as float32, exactly."""
-    if values == "F16":
-        return low.astype("<f4")
-    return (low.astype("<u4") << 16).view("<f4")
 
 
 def bit_bytes(bits: Array) -> bytes:

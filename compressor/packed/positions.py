@@ -120,8 +120,8 @@ def _descending(grid: Array) -> bool:
 def _gaps(mask: Array) -> Iterator[Array]:
     """Yield how many pruned weights stand directly before each kept one, block by block: giants have many."""
     last = -1
-    for at in range(0, len(mask), reader.BLOCK):
-        places = np.flatnonzero(mask[at : at + reader.BLOCK]) + at
+    for part in reader.pieces(len(mask)):
+        places = np.flatnonzero(mask[part]) + part.start
         if len(places):
             yield np.diff(places, prepend=last) - 1
             last = int(places[-1])

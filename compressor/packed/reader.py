@@ -36,9 +36,8 @@ except ImportError:  # copied out: the two errors are all that this file takes f
 
 
 MODEL: Final = 2  # of the coder and of the calls to it; a core that was built for another one is not used
-core: Any = (
-    None  # the optional part in C++, which codes the same bytes as the plain Python below, only faster
-)
+# The optional part in C++, which codes the same bytes as the plain Python below, only faster.
+core: Any = None
 with suppress(ImportError, AttributeError):
     from compressor.packed import _core
 
@@ -920,14 +919,13 @@ def _gaps(entry: Entry, packed: Array) -> Iterator[Array]:
     """Yield the places of the kept weights from digits of which the largest means: go on."""
     count = entry.kept + entry.escapes
     _no_more(packed, count * entry.width)
-    seen = sum_ = last = 0
-    for first in range(0, count, BLOCK):
-        digits = _numbers(packed, first, min(BLOCK, count - first), entry.width)
+    seen = passed = last = 0
+    for part in pieces(count):
+        digits = _numbers(packed, part.start, part.stop - part.start, entry.width)
         (ends,) = np.nonzero(digits != (1 << entry.width) - 1)
-        sums = sum_ + np.cumsum(digits)
+        sums = passed + np.cumsum(digits)
         yield _inside(entry, sums[ends] + np.arange(seen, seen + len(ends)))
-        seen, sum_ = seen + len(ends), int(sums[-1])
-        last = int(digits[-1])
+        seen, passed, last = seen + len(ends), int(sums[-1]), int(digits[-1])
     ended = seen == entry.kept and (not count or last != (1 << entry.width) - 1)
     _check(ended, "has gaps that do not end")
 
@@ -958,6 +956,18 @@ def _inside(entry: Entry, places: Array) -> Array:
     return places
 
 
+def pieces(count: int) -> Iterator[slice]:
+    """Yield slices of BLOCK elements that together are the first `count`."""
+    return (slice(at, min(at + BLOCK, count)) for at in range(0, count, BLOCK))
+
+
+def raise_16(low: Array, values: str) -> Array:
+    """Return float16 (values: F16) or bfloat16 (BF16) numbers, given as uint16, as float32, exactly."""
+    if values == "F16":
+        return low.view("<f2").astype("<f4")
+    return (low.astype("<u4") << 16).view("<f4")
+
+
 def _values(
     entry: Entry, section: Array, signs: Array | None, mask: Array | None
 ) -> tuple[Array, tuple[float, float] | None]:
@@ -974,13 +984,13 @@ def _values(
         return stored.view(raw), None
     found, low = np.empty(entry.stored, wide), stored.view("<u2")
     infinite, quiet = (0x7C00, 0x200) if entry.values == "F16" else (0x7F80, 0x40)
-    for at in range(0, entry.stored, BLOCK):
-        part = low[at : at + BLOCK]
+    for part in pieces(entry.stored):
+        half = low[part]
         # Processors differ in what they make of a NaN that signals; early writers left them.
-        signals = (part & (infinite | quiet) == infinite) & (part & (quiet - 1) > 0)
+        signals = (half & (infinite | quiet) == infinite) & (half & (quiet - 1) > 0)
         _check(entry.version < VERSION or not signals.any(), "has a NaN that is not quiet")
-        half = part.view("<f2") if entry.values == "F16" else (part.astype("<u4") << 16).view("<f4")
-        found[at : at + BLOCK] = half
+        with np.errstate(invalid="ignore"):
+            found[part] = raise_16(half, entry.values)
     return found.view(raw), None
 
 
@@ -1025,8 +1035,8 @@ def row_begins(entry: Entry, mask: Array | None) -> Array:
         return every
     seen, last = 0, -1
     begins: list[Array] = [np.zeros(0, size)]
-    for at in range(0, len(mask), BLOCK):
-        rows = (np.flatnonzero(mask[at : at + BLOCK]) + at) // entry.columns
+    for part in pieces(len(mask)):
+        rows = (np.flatnonzero(mask[part]) + part.start) // entry.columns
         begins.append((np.flatnonzero(np.diff(rows, prepend=last)) + seen).astype(size))
         seen, last = seen + len(rows), int(rows[-1]) if len(rows) else last
     return np.concatenate(begins)
@@ -1034,11 +1044,12 @@ def row_begins(entry: Entry, mask: Array | None) -> Array:
 
 def row_blocks(begins: Array, count: int) -> Iterator[tuple[slice, slice, Array]]:
     """Yield blocks of kept weights: which they are, their rows among `begins`, and where these begin in the block."""
-    for at in range(0, count, BLOCK):
-        end = min(at + BLOCK, count)
-        low, high = np.array([at, end], begins.dtype)  # of another type, all of begins would be converted
+    for part in pieces(count):
+        low, high = np.array(
+            [part.start, part.stop], begins.dtype
+        )  # another type would convert all of begins
         first, last = np.searchsorted(begins, low, side="right") - 1, np.searchsorted(begins, high)
-        yield slice(at, end), slice(first, last), np.maximum(begins[first:last].astype(np.int64) - at, 0)
+        yield part, slice(first, last), np.maximum(begins[first:last].astype(np.int64) - part.start, 0)
 
 
 def products(codes: Array, scales: Array, begins: Array) -> Array:
@@ -1665,9 +1676,8 @@ def main(arguments: list[str]) -> int:
             else f"{one.format}, {one.kept:,} kept, {one.bytes:,} bytes"
         )
         line = f"{name}  {one.dtype} {list(one.shape)}  {what}\n"
-        sys.stdout.write(
-            line.encode("ascii", "backslashreplace").decode()
-        )  # a name may hold what no terminal shows
+        # A name may hold what no terminal shows.
+        sys.stdout.write(line.encode("ascii", "backslashreplace").decode())
     return 0
 
 

@@ -24,7 +24,8 @@ def raw(item: Item, *, whole: bool = False) -> Iterator[bytes | memoryview]:
     if item.codes is not None:
         yield item.codes.data
         return
-    blocks = item.blocks() if whole else _cut(item.kept_bits)
+    bits = item.kept_bits
+    blocks = item.blocks() if whole else (bits[part] for part in reader.pieces(len(bits)))
     for block in blocks:
         yield np.ascontiguousarray(_stored(item, block)).data
 
@@ -76,10 +77,6 @@ def _promising(values: Array) -> int:
     return saved.index(max(saved))
 
 
-def _cut(values: Array) -> Iterator[Array]:
-    return (values[at : at + reader.BLOCK] for at in range(0, len(values), reader.BLOCK))
-
-
 def _length(entry: Entry) -> int:
     """Return the bytes that the header takes to say how long the stream is."""
     return len(number(entry.stream << 3 | entry.planes))
@@ -91,7 +88,6 @@ def _stored(item: Item, bits: Array) -> Array:
         return bits
     low = np.empty(len(bits), "<u2")
     wide = bits.view(DTYPES[item.dtype])
-    for at in range(0, len(bits), reader.BLOCK):
-        part = slice(at, at + reader.BLOCK)
+    for part in reader.pieces(len(bits)):
         low[part] = lower_16(wide[part], item.values).view("<u2")
     return low

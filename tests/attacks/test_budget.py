@@ -2,7 +2,6 @@
 
 import math
 import time
-import tracemalloc
 
 import numpy as np
 import pytest
@@ -27,6 +26,7 @@ from forge import (
 )
 from honest import DRAFTS
 from lies import ONE
+from memory import peak
 from sections import stream
 
 from compressor.errors import FormatError, InputError
@@ -46,15 +46,6 @@ def need(draft: Draft) -> int:
         streamed = fields["positions"] in (STATIC, MIXED)
         total += size * (streamed if fields["values"] == BASE else ITEM[fields["dtype"]] + bool(masked))
     return total
-
-
-def peak(call) -> int:
-    tracemalloc.start()
-    try:
-        call()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
 
 
 def refused(path, most, **more):

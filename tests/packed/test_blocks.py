@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from compressor.packed import asni2, item, pack, positions, reader, unpack, values
+from compressor.packed import pack, positions, reader, unpack, values
 
 SHAPES = [(), (1,), (8,), (64, 1), (1, 64), (9, 7), (3, 64), (5, 2, 3, 3), (130, 3), (0, 4), (4, 0)]
 PACKING = [
@@ -39,8 +39,7 @@ def test_the_size_of_a_block_changes_nothing(tmp_path, monkeypatch, block, packi
         found = []
         for size in (reader.BLOCK, block):
             with monkeypatch.context() as patch:
-                for module in (reader, item, asni2):
-                    patch.setattr(module, "BLOCK", size)
+                patch.setattr(reader, "BLOCK", size)
                 weighed = pack(state, path, mask=mask, **packing)
                 tensors = {name: one.numpy().tobytes() for name, one in unpack(path).items()}
                 found.append((path.read_bytes(), tensors, weighed))

@@ -1,9 +1,8 @@
 """Giants are packed and unpacked in at most three times their own memory, whatever is in them."""
 
-import tracemalloc
-
 import numpy as np
 import pytest
+from memory import peak
 
 from compressor import plain
 from compressor.foreign.dense import pack_plain
@@ -12,15 +11,6 @@ from compressor.unpacked import unpack_file
 
 ROWS, COLUMNS = 4352, 4096  # more than the models take
 BLOCKS = 48 << 20  # bytes; for what is in memory of a tensor of any size
-
-
-def peak(call):
-    tracemalloc.start()
-    try:
-        call()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(
